@@ -1,0 +1,3 @@
+"""The referee for decoding strategies of diffusion language models."""
+
+__version__ = "0.1.0"

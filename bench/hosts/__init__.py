@@ -1,0 +1,1 @@
+"""Hosts: the diffusion models that strategies decode, one file per family."""

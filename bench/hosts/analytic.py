@@ -1,0 +1,117 @@
+"""`analytic`: the ideal model of three known joint distributions; no weights.
+
+Its logits are the exact marginals of the answer given what is committed, so what a
+strategy loses here is what parallel filling costs any model, however good
+(ParallelBench, arXiv 2510.04767, section 3). A prompt is a kind and some letters:
+
+    copy a b c        the letters as they stand
+    shuffle a b c     a uniformly drawn order of the letters
+    replace z a b c   the letters, one of them (uniformly drawn) replaced by z
+
+EoT follows the answer with certainty.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import string
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from l2pd_bench.errors import UsageError
+from l2pd_bench.hosts.base import Session
+
+KINDS = ("copy", "shuffle", "replace")
+VOCABULARY = ("<mask>", "<eot>", "<answer>", *KINDS, *string.ascii_lowercase)
+MASK_ID, EOT_ID, ANSWER_ID = 0, 1, 2
+_IDS = {token: i for i, token in enumerate(VOCABULARY)}
+_NEVER = -1e4  # a logit whose probability is 0 in float32
+
+
+def marginals(kind: str, letters: list[int], committed: list[int | None]) -> list[dict[int, float]]:
+    """Exact probability of each token at each position, given the `committed` ones (None: masked).
+
+    A committed answer that the joint rules out (a letter twice, say) leaves the rest as
+    if the surplus were not there: the letters not yet used, or the line unchanged.
+    """
+    if kind == "copy":
+        return [{letter: 1.0} for letter in letters]
+    if kind == "shuffle":
+        left = [letter for letter in letters if letter not in committed]
+        return [{letter: 1 / len(left) for letter in left} for _ in letters]
+    new, line = letters[0], letters[1:]
+    masked = sum(c is None for c in committed[: len(line)])
+    p = 0.0 if new in committed or not masked else 1 / masked
+    return [{letter: 1 - p, new: p} for letter in line]
+
+
+class AnalyticSession:
+    """Keeps what stood in every column when it was last fed, as a KV cache does."""
+
+    def __init__(self, padding: Sequence[int], length: int) -> None:
+        self.padding = list(padding)
+        self.ids = torch.zeros(len(self.padding), length, dtype=torch.int64)
+
+    def forward(self, ids: Tensor, start: int, block: slice) -> Tensor:
+        """See `Session.forward`; float32 log-probabilities."""
+        self.ids[:, start : start + ids.shape[1]] = ids
+        logits = torch.full((len(self.ids), block.stop - block.start, len(VOCABULARY)), _NEVER)
+        for i, row in enumerate(self.ids.tolist()):
+            prompt_end = row.index(ANSWER_ID, self.padding[i])
+            kind, letters = VOCABULARY[row[self.padding[i]]], row[self.padding[i] + 1 : prompt_end]
+            region = [None if token == MASK_ID else token for token in row[prompt_end + 1 :]]
+            exact = marginals(kind, letters, region)
+            for column in range(block.start, block.stop):
+                offset = column - prompt_end - 1
+                for token, p in (exact[offset] if offset < len(exact) else {EOT_ID: 1.0}).items():
+                    if p > 0:
+                        logits[i, column - block.start, token] = torch.tensor(p, dtype=torch.float64).log()
+        return logits
+
+    def keep(self, rows: Tensor) -> None:
+        """See `Session.keep`."""
+        self.ids = self.ids[rows]
+        self.padding = [self.padding[i] for i in rows.tolist()]
+
+
+class AnalyticHost:
+    """The ideal model, as a host."""
+
+    name, revision, attention = "analytic", "1", "none"
+    trained_tasks: frozenset[str] | None = frozenset({"analytic-copy", "analytic-shuffle", "analytic-replace"})
+    dtype, device = torch.float32, torch.device("cpu")
+    vocab_size, mask_id, eot_id = len(VOCABULARY), MASK_ID, EOT_ID
+    weights_hash = tokenizer_id = hashlib.sha256(" ".join(VOCABULARY).encode()).hexdigest()
+
+    def encode(self, prompt: str) -> list[int]:
+        """Ids of a kind and its letters."""
+        kind, *letters = prompt.split()
+        if kind not in KINDS or not letters or any(len(x) != 1 or x not in _IDS for x in letters):
+            raise UsageError(
+                f"model 'analytic': got the prompt '{prompt[:60]}', expected one of {', '.join(KINDS)} and letters; "
+                f"it only answers the tasks {', '.join(sorted(self.trained_tasks or ()))}"
+            )
+        return [_IDS[kind], *(_IDS[x] for x in letters), ANSWER_ID]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Letters, separated by spaces."""
+        return " ".join(VOCABULARY[i] for i in ids if i > EOT_ID)
+
+    def open(self, padding: Sequence[int], length: int, *, cached: bool) -> Session:
+        """Begin a batch."""
+        return AnalyticSession(padding, length)
+
+    def flops(self, queries: int, keys: int, logits: int) -> int:
+        """None to speak of: there is no network."""
+        return 0
+
+
+def load(params: dict[str, str], *, device: str, dtype: str) -> AnalyticHost:
+    """The host `analytic`; it has no parameters and computes on the CPU in float32."""
+    if params:
+        raise UsageError(f"model 'analytic': got the parameter '{min(params)}', it has none")
+    if device not in ("cpu", "auto") or dtype != "float32":
+        raise UsageError(f"model 'analytic': got device '{device}', dtype '{dtype}'; it only runs on cpu in float32")
+    return AnalyticHost()

@@ -1,0 +1,134 @@
+"""A lean Llama-shaped transformer: the forward that every LLaDA-like host is made of.
+
+Pre-norm blocks, RMSNorm, rotary positions (half-split), SwiGLU, untied head, as in
+LLaDA (arXiv 2502.09992). Attention is bidirectional, or causal for an autoregressive
+scorer. It knows nothing of canvases, blocks or masks: it is given ids, where they
+stand, and which columns may be attended to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Shape of the network. `vocab_size` rows of embedding and head, `causal` for a scorer."""
+
+    vocab_size: int
+    d_model: int
+    n_layers: int
+    n_heads: int
+    ffn_size: int
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-5
+    causal: bool = False
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of one attention head."""
+        return self.d_model // self.n_heads
+
+    def flops(self, queries: int, keys: int, logits: int) -> int:
+        """Multiply-adds times two of one forward: `queries` rows fed, `keys` attended, `logits` rows out."""
+        d, f = self.d_model, self.ffn_size
+        per_row = 2 * (4 * d * d + 3 * d * f) + 4 * keys * d
+        return self.n_layers * queries * per_row + 2 * logits * d * self.vocab_size
+
+
+def rotary_table(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosines and signed sines for `positions` (...,) -> two float32 tensors (..., head_dim).
+
+    The minus sign of the rotation's first half is folded into the sine, so that
+    `rotate(x) = x * cos + swap_halves(x) * sin`.
+    """
+    half = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim
+    angle = positions.unsqueeze(-1).float() * theta**-half
+    cos, sin = angle.cos(), angle.sin()
+    return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
+
+
+class Layer(nn.Module):
+    """One pre-norm block, with the three projections of attention and the two of the gate fused."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        d, f = config.d_model, config.ffn_size
+        self.config = config
+        self.attn_norm = nn.RMSNorm(d, eps=config.norm_eps)
+        self.qkv = nn.Linear(d, 3 * d, bias=False)
+        self.attn_out = nn.Linear(d, d, bias=False)
+        self.ffn_norm = nn.RMSNorm(d, eps=config.norm_eps)
+        self.gate_up = nn.Linear(d, 2 * f, bias=False)
+        self.down = nn.Linear(f, d, bias=False)
+
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, attend: Tensor | None, store: Tensor | None, start: int
+    ) -> Tensor:
+        """Rows `x` (B, N, d) standing in columns [start, start + N).
+
+        `cos`, `sin`: (B or 1, N, 1, head_dim). `attend`: (B, 1, 1, columns) bool or None for all.
+        `store`: this layer's keys and values (2, B, columns, H, head_dim); the rows' own are
+        written into it (keys after rotation) and all its columns are attended to. Without
+        a store, the rows attend to themselves only.
+        """
+        batch, rows, _ = x.shape
+        heads, head_dim = self.config.n_heads, self.config.head_dim
+        qkv = self.qkv(self.attn_norm(x)).view(batch, rows, 3 * heads, head_dim)
+        qk = qkv[:, :, : 2 * heads]
+        swapped = torch.cat([qk[..., head_dim // 2 :], qk[..., : head_dim // 2]], -1)
+        qk = torch.addcmul(qk * cos, swapped, sin)  # (B, N, 2H, head_dim)
+        q, k, v = qk[:, :, :heads], qk[:, :, heads:], qkv[:, :, 2 * heads :]
+        if store is not None:
+            store[0, :, start : start + rows] = k
+            store[1, :, start : start + rows] = v
+            k, v = store[0], store[1]
+        mixed = F.scaled_dot_product_attention(
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=attend, is_causal=self.config.causal
+        )
+        x = x + self.attn_out(mixed.transpose(1, 2).reshape(batch, rows, -1))
+        gate, up = self.gate_up(self.ffn_norm(x)).chunk(2, -1)
+        out: Tensor = x + self.down(F.silu(gate) * up)
+        return out
+
+
+class Transformer(nn.Module):
+    """Embedding, layers, final norm; `head` turns hidden rows into logits."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = nn.Embedding(config.vocab_size, config.d_model)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.n_layers))
+        self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+
+    def hidden(
+        self,
+        ids: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        attend: Tensor | None = None,
+        store: Tensor | None = None,
+        start: int = 0,
+    ) -> Tensor:
+        """Hidden rows (B, N, d) of `ids` (B, N), before the final norm; arguments as in `Layer.forward`.
+
+        `store`, if given, is (n_layers, 2, B, columns, H, head_dim).
+        """
+        x: Tensor = self.embed(ids)
+        cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+        for i, layer in enumerate(self.layers):
+            x = layer(x, cos, sin, attend, None if store is None else store[i], start)
+        return x
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Logits (B, T, V) of whole sequences `ids` (B, T): no padding, no cache. Used by training."""
+        positions = torch.arange(ids.shape[1], device=ids.device)
+        cos, sin = rotary_table(positions, self.config.head_dim, self.config.rope_theta)
+        logits: Tensor = self.head(self.norm(self.hidden(ids, cos[None, :, None], sin[None, :, None])))
+        return logits

@@ -1,0 +1,92 @@
+"""What can be said about a plugin's class or function: its summary and its parameters.
+
+Two readers of the same facts. One asks the imported object. The other reads the source
+text without importing it, because a strategy imports torch and a listing should not
+have to wait for that; it gives up (None) where the source does not say things plainly.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import types
+import typing
+from typing import Any, NamedTuple
+
+from l2pd_bench.errors import PluginError
+from l2pd_bench.specs import EXPECTED, Parameter
+
+KINDS: dict[str, type] = {"bool": bool, "int": int, "float": float, "str": str}
+
+
+class Outline(NamedTuple):
+    """First line of the docstring, and the parameters that a spec may set."""
+
+    summary: str
+    parameters: tuple[Parameter, ...] = ()
+
+
+def of_object(thing: object) -> Outline:
+    """The outline of an imported class or function; a dataclass's fields are its parameters."""
+    summary = _first_line(thing.__doc__)
+    if not (isinstance(thing, type) and dataclasses.is_dataclass(thing)):
+        return Outline(summary)
+    try:
+        hints = typing.get_type_hints(thing)
+        return Outline(summary, tuple(_of_field(f, hints[f.name]) for f in dataclasses.fields(thing) if f.init))
+    except (NameError, ValueError) as error:
+        raise PluginError(f"{thing.__qualname__}: {error}") from error
+
+
+def of_source(source: str, name: str) -> Outline | None:
+    """The outline of the class or function `name` from its source, None if it has to be imported."""
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
+            if isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(d) for d in node.decorator_list):
+                return _of_dataclass(node)
+            return Outline(_first_line(ast.get_docstring(node)))
+    return None
+
+
+def _of_dataclass(node: ast.ClassDef) -> Outline | None:
+    if any(ast.unparse(base) != "Strategy" for base in node.bases):  # fields may be inherited
+        return None
+    found = []
+    for field in node.body:
+        if isinstance(field, ast.AnnAssign) and not ast.unparse(field.annotation).startswith("ClassVar"):
+            try:
+                default = dataclasses.MISSING if field.value is None else ast.literal_eval(field.value)
+                found.append(_parameter(ast.unparse(field.target), ast.unparse(field.annotation), default))
+            except ValueError:  # a default that is computed, or a type that is spelled in another way
+                return None
+    return Outline(_first_line(ast.get_docstring(node)), tuple(found))
+
+
+def _of_field(field: dataclasses.Field[object], hint: object) -> Parameter:
+    members = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    names = ("None" if m is type(None) else getattr(m, "__name__", str(m)) for m in members)
+    default = field.default
+    if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
+    return _parameter(field.name, " | ".join(names), default)
+
+
+def _parameter(name: str, annotation: str, default: Any) -> Parameter:
+    kinds = annotation.split(" | ")
+    optional = "None" in kinds
+    kind = " | ".join(k for k in kinds if k != "None")
+    if kind not in EXPECTED:
+        raise ValueError(f"parameter '{name}': got type {annotation}, expected bool, int, float or str, or one | None")
+    if default is dataclasses.MISSING:
+        return Parameter(name, kind, optional, required=True)
+    if kind == "float" and type(default) is int:
+        default = float(default)
+    fits = isinstance(default, KINDS[kind]) or (optional and default is None)
+    if not fits:
+        raise ValueError(f"parameter '{name}': got {default!r} as default, expected {annotation}")
+    return Parameter(name, kind, optional, default=default)
+
+
+def _first_line(docstring: str | None) -> str:
+    return inspect.cleandoc(docstring or "").partition("\n")[0]

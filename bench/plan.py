@@ -1,0 +1,94 @@
+"""What a `run` command asks for, checked before anything is loaded or written.
+
+A plan is a matrix: every strategy on every task under every setting. It comes from a
+named suite, from options, or from both (an option replaces what the suite says).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from l2pd_bench.errors import UsageError, unknown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The matrix and everything common to its cells. Lists span the matrix."""
+
+    strategy: list[str]
+    task: list[str]
+    model: str = "mini"
+    cache: list[str] = field(default_factory=lambda: ["none"])
+    eot: list[str] = field(default_factory=lambda: ["decode"])
+    gen_length: list[int] = field(default_factory=list)  # empty: the task's own
+    block_length: int = 32
+    batch_size: list[int] = field(default_factory=lambda: [1])
+    temperature: float = 0.0
+    seed: int = 0
+    limit: int | None = None
+    device: str = "auto"
+    dtype: str = "float32"
+    output: Path = Path("runs")
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for numbers out of range and for values given twice."""
+        for name in ("limit", "block_length"):
+            _at_least(1, name, getattr(self, name))
+        for value in self.batch_size:
+            _at_least(1, "batch_size", value)
+        for value in self.gen_length:
+            _at_least(1, "gen_length", value)
+        _at_least(0, "seed", self.seed)
+        if self.output.exists() and not self.output.is_dir():
+            raise UsageError(f"output: got '{self.output}' (a file), expected a folder")
+        if self.device == "meta":
+            raise UsageError("device: got 'meta', which computes nothing; try cpu")
+        for name in ("strategy", "task", "cache", "eot", "gen_length", "batch_size"):
+            values = getattr(self, name)
+            if twice := [v for v in values if values.count(v) > 1]:
+                raise UsageError(f"{_option(name)}: got '{twice[0]}' twice, expected each value once")
+
+
+def make_plan(suite: str | None, options: Mapping[str, Any]) -> Plan:
+    """The plan of a suite's settings, replaced by `options` where given."""
+    settings = {**(read_suite(suite) if suite else {}), **options}
+    for name in ("strategy", "task"):
+        if not settings.get(name):
+            raise UsageError(
+                f"{name}: got none, expected at least one --{name} NAME or a suite ({', '.join(suites())}); "
+                f"'l2pd-bench list' shows what there is"
+            )
+    return Plan(**settings)
+
+
+def suites() -> list[str]:
+    """Names of the suites in the package."""
+    found = (path.name for path in files("l2pd_bench").iterdir() if path.name.startswith("suite_"))
+    return sorted(name.removeprefix("suite_").removesuffix(".yaml") for name in found)
+
+
+def read_suite(name: str) -> dict[str, Any]:
+    """A suite's settings: the same keys as the options, lists for the repeatable ones."""
+    import yaml
+
+    if name not in suites():
+        raise unknown("suite", name, suites())
+    settings: dict[str, Any] = yaml.safe_load(files("l2pd_bench").joinpath(f"suite_{name}.yaml").read_text("utf-8"))
+    known = [f.name for f in fields(Plan)]
+    for key in settings:
+        if key not in known:
+            raise unknown(f"suite '{name}': setting", key, known)
+    return settings
+
+
+def _at_least(least: int, name: str, value: int | None) -> None:
+    if value is not None and value < least:
+        raise UsageError(f"{_option(name)}: got {value}, expected at least {least}")
+
+
+def _option(name: str) -> str:
+    return name.replace("_", "-")

@@ -1,0 +1,75 @@
+"""The locked settings: everything that decides a number except the strategy.
+
+A leaderboard ranks within one protocol hash. The sample limit is not part of it: rows
+are compared over the items they share.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+from l2pd_bench.engine import DecodeSettings
+from l2pd_bench.hosts.base import Host
+from l2pd_bench.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One setting, as it stands in every record (all values are JSON scalars)."""
+
+    model: str
+    revision: str
+    weights_hash: str
+    dtype: str
+    attention: str
+    device: str  # the kind of device: "cpu", or the accelerator's name
+    task: str
+    data_hash: str
+    few_shot: int
+    prompt_format: str
+    gen_length: int
+    block_length: int
+    cache: str
+    eot: str
+    temperature: float
+    seed: int
+    batch_size: int
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 (hex) of the settings, sorted by name."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+def protocol_of(host: Host, task: Task, settings: DecodeSettings, *, seed: int, batch_size: int) -> Protocol:
+    """The protocol of decoding `task` on `host` under `settings`."""
+    return Protocol(
+        model=host.name,
+        revision=host.revision,
+        weights_hash=host.weights_hash,
+        dtype=str(host.dtype).removeprefix("torch."),
+        attention=host.attention,
+        device=device_kind(host),
+        task=task.name,
+        data_hash=task.data_hash,
+        few_shot=task.few_shot,
+        prompt_format=task.prompt_format,
+        gen_length=settings.gen_length,
+        block_length=settings.block_length,
+        cache=settings.cache,
+        eot=settings.eot,
+        temperature=settings.temperature,
+        seed=seed,
+        batch_size=batch_size,
+    )
+
+
+def device_kind(host: Host) -> str:
+    """What the host computes on: rows of different kinds of device are never ranked together."""
+    if host.device.type == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name(host.device)
+    return host.device.type

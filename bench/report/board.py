@@ -1,0 +1,97 @@
+"""What a board is: sections of rows, every number in its plainest unit.
+
+Percentages are 0 to 100, shares 0 to 1, and what cannot be said is None. Knows nothing
+of where the numbers come from (`model.py`) nor of how they are shown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from l2pd_bench import stats
+from l2pd_bench.records import Run
+from l2pd_bench.report.pairing import Delta, Speedup
+from l2pd_bench.specs import Scalar
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run on the board."""
+
+    run: Run
+    baseline: Run | None  # fixed-step, one token per step, in the same setting
+    reference: Run | None  # the same without cache and with EoT policy `decode`
+    errors: int  # samples that ended in an error: wrong for accuracy, left out elsewhere
+    untimed: int  # samples without valid times: left out of tps, latency, overhead and speedup
+    accuracy: float | None
+    accuracy_interval: stats.Interval | None
+    delta: Delta | None
+    tps: float | None
+    speedup: Speedup | None
+    reference_speedup: Speedup | None
+    tps_answer: float | None  # the same with other counters, for parity with papers
+    tps_gross: float | None
+    tpf: float | None
+    nfe_full: float | None  # means per sample
+    nfe_window: float | None
+    nfe_auxiliary: float | None
+    latency_p50_s: float | None
+    latency_p90_s: float | None
+    latency_p99_s: float | None
+    positions: float | None  # means per sample: columns fed, and floating-point operations from them
+    flops: float | None
+    overhead_share: float | None
+    agreement_share: float | None
+    mean_answer_tokens: float | None
+    forced_per_sample: float | None
+
+    @property
+    def spec(self) -> str:
+        """The strategy, as it is written."""
+        return self.run.manifest.strategy.spec
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether the others are compared with this row."""
+        return self.baseline is self.run
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is complete; only such rows can be the best of a section."""
+        return self.run.manifest.status == "finished"
+
+
+@dataclass(frozen=True)
+class Section:
+    """The rows of one setting, fastest first, and what must be known to read them."""
+
+    title: str
+    protocol: dict[str, Scalar]
+    protocol_hash: str
+    rows: tuple[Row, ...]
+    remarks: tuple[str, ...]
+
+    @property
+    def one_machine(self) -> bool:
+        """Whether all rows were measured with the same machine, threads and versions."""
+        return len({machine(row.run) for row in self.rows}) == 1
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        return str(self.protocol["task"])
+
+
+@dataclass(frozen=True)
+class Board:
+    """Everything a report shows; `notes` are what its first lines must say."""
+
+    notes: tuple[str, ...]
+    sections: tuple[Section, ...]
+
+
+def machine(run: Run) -> str:
+    """What decides a run's seconds besides the protocol, as one text."""
+    told = run.manifest.environment
+    keys = ("hostname", "cpu", "cores", "torch_threads", "gpus", "packages")
+    return "; ".join(f"{key} {told[key]}" for key in keys if key in told)

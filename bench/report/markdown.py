@@ -1,0 +1,48 @@
+"""A board as Markdown tables, for a repository or an issue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from l2pd_bench.report.board import Board, Section
+from l2pd_bench.report.columns import BEST_LEGEND, COLUMNS, STRATEGY, STRATEGY_LEGEND, best
+
+
+def to_markdown(board: Board) -> str:
+    """The whole board, best values in bold, the legend at the end."""
+    return "\n".join(_lines(board)) + "\n"
+
+
+def _lines(board: Board) -> Iterator[str]:
+    for note in board.notes:
+        yield from (f"> {_escaped(note)}", "")
+    for section in board.sections:
+        yield from (f"## {_escaped(section.title)}", "")
+        yield from _table(section)
+        yield ""
+        if section.remarks:
+            yield from (f"- {_escaped(remark)}" for remark in section.remarks)
+            yield ""
+    yield from ("### Legend", "", f"- **bold**: {BEST_LEGEND}", f"- **{STRATEGY}**: {STRATEGY_LEGEND}")
+    yield from (f"- **{column.title}**: {column.legend}" for column in COLUMNS)
+
+
+def _table(section: Section) -> Iterator[str]:
+    winners = [best(section, column) for column in COLUMNS]
+    yield _line([STRATEGY, *(f"{c.title} ({c.under})" if c.under else c.title for c in COLUMNS), "records"])
+    yield _line(["---", *("---:" for _ in COLUMNS), "---"])
+    for index, row in enumerate(section.rows):
+        cells = [f"`{row.spec}`"]
+        for column, winning in zip(COLUMNS, winners, strict=True):
+            text = f"**{column.text(row)}**" if index in winning else column.text(row)
+            cells.append(f"{text} ({detail})" if (detail := column.detail(row)) else text)
+        yield _line([*cells, f"`{row.run.folder}`"])
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _escaped(text: str) -> str:
+    """Text from a record: one line, and no markup."""
+    return "".join(f"\\{c}" if c in "\\`*_<>[]" else c for c in " ".join(text.split()))

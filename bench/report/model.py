@@ -1,0 +1,120 @@
+"""Records to a board: a pure function, the one result that all renderers show.
+
+A section holds the runs of one protocol hash, the only ones that are compared with each
+other; sections of a task stand together. Percentages are 0 to 100, shares 0 to 1, and
+what cannot be said is None. Knows nothing of tables, colours and files.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from l2pd_bench import stats
+from l2pd_bench.records import Run
+from l2pd_bench.report import pairing
+from l2pd_bench.report.board import Board, Row, Section
+from l2pd_bench.report.remarks import remarks
+from l2pd_bench.schema import PROTOCOL
+from l2pd_bench.specs import Scalar
+
+REFERENCE = {"cache": "none", "eot": "decode"}  # the setting the papers compare with
+
+
+def make_board(runs: Sequence[Run]) -> Board:
+    """The board of these runs."""
+    groups: defaultdict[str, list[Run]] = defaultdict(list)
+    for run in sorted(runs, key=lambda r: str(r.folder)):
+        groups[run.manifest.protocol_hash].append(run)
+    baselines = [run for run in runs if is_baseline(run)]
+    sections = [_section(group, baselines, runs) for group in groups.values()]
+    notes = dict.fromkeys(note for group in groups.values() for run in group for note in run.manifest.notes)
+    return Board(tuple(notes), tuple(sorted(sections, key=_order)))
+
+
+def is_baseline(run: Run) -> bool:
+    """Whether a run is fixed-step with one token per step, most confident first."""
+    strategy = run.manifest.strategy
+    one_by_one = strategy.params.get("k") == 1 and strategy.params.get("order", "confidence") == "confidence"
+    return strategy.name == "fixed-step" and one_by_one
+
+
+def _section(group: Sequence[Run], baselines: Sequence[Run], runs: Sequence[Run]) -> Section:
+    protocol = group[0].manifest.protocol
+    protocol_hash = group[0].manifest.protocol_hash
+    wanted = {**protocol, **REFERENCE}
+    same = [run for run in baselines if run.manifest.protocol_hash == protocol_hash]
+    plain = [run for run in baselines if run.manifest.protocol == wanted]
+    rows = [_row(run, _nearest(run, same), _nearest(run, plain)) for run in group]
+    rows.sort(key=lambda row: (not row.finished, -(row.tps or 0.0), row.spec))
+    return Section(_title(protocol, protocol_hash, runs), protocol, protocol_hash, tuple(rows), tuple(remarks(rows)))
+
+
+def _nearest(run: Run, baselines: Sequence[Run]) -> Run | None:
+    """Of several baselines of a setting (from several results folders), the one that says most about a run."""
+
+    def kinship(base: Run) -> tuple[bool, int, int]:
+        return base is run, len(pairing.timed_pairs(base, run)), len(pairing.common(base, run))
+
+    return max(baselines, key=kinship, default=None)
+
+
+def _row(run: Run, baseline: Run | None, reference: Run | None) -> Row:
+    done = [s for s in run.samples if s.status == "ok"]
+    timed = list(pairing.timed(run).values())
+    accuracy = stats.mean([100 * pairing.score(s) for s in run.samples])
+    interval = stats.wilson(sum(map(pairing.correct, run.samples)), len(run.samples))
+    latencies = [s.seconds.latency for s in timed]
+    return Row(
+        run=run,
+        baseline=baseline,
+        reference=reference,
+        errors=len(run.samples) - len(done),
+        untimed=len(done) - len(timed),
+        accuracy=accuracy,
+        accuracy_interval=interval and stats.Interval(100 * interval.low, 100 * interval.high),
+        delta=pairing.delta(baseline, run) if baseline else None,
+        tps=stats.ratio([(s.tokens.net, s.seconds.decode) for s in timed]),
+        speedup=pairing.speedup(baseline, run) if baseline else None,
+        reference_speedup=pairing.speedup(reference, run) if reference else None,
+        tps_answer=stats.ratio([(s.tokens.answer, s.seconds.decode) for s in timed]),
+        tps_gross=stats.ratio([(s.tokens.gross, s.seconds.decode) for s in timed]),
+        tpf=stats.ratio([(s.tokens.net, s.nfe.total) for s in done]),
+        nfe_full=stats.mean([s.nfe.full for s in done]),
+        nfe_window=stats.mean([s.nfe.window for s in done]),
+        nfe_auxiliary=stats.mean([s.nfe.auxiliary for s in done]),
+        latency_p50_s=stats.percentile(latencies, 0.5),
+        latency_p90_s=stats.percentile(latencies, 0.9),
+        latency_p99_s=stats.percentile(latencies, 0.99),
+        positions=stats.mean([s.positions for s in done]),
+        flops=stats.mean([s.flops for s in done]),
+        overhead_share=stats.ratio([(s.seconds.decode - s.seconds.model, s.seconds.decode) for s in timed]),
+        agreement_share=pairing.agreement(baseline, run) if baseline else None,
+        mean_answer_tokens=stats.mean([s.tokens.answer for s in done]),
+        forced_per_sample=stats.mean([s.forced_commits for s in done]),
+    )
+
+
+def _title(protocol: dict[str, Scalar], protocol_hash: str, runs: Sequence[Run]) -> str:
+    """The setting in words: what is always told, and whatever else tells it from the task's other sections."""
+    get = protocol.__getitem__
+    told = {"task", "model", "cache", "eot", "gen_length", "block_length", "batch_size", "temperature", "device"}
+    others = [r.manifest.protocol for r in runs if r.manifest.protocol["task"] == protocol["task"]]
+    differing = [k for k in PROTOCOL if k not in told and any(o[k] != protocol[k] for o in others)]
+    return ", ".join(
+        [
+            f"{get('task')}: model {get('model')}, cache {get('cache')}, EoT {get('eot')}",
+            f"gen {get('gen_length')} / block {get('block_length')}, batch {get('batch_size')}",
+            f"temperature {get('temperature'):g}, {get('device')}",
+            *(f"{key.replace('_', ' ')} {get(key)!s:.12}" for key in differing),
+            f"protocol {protocol_hash[:8]}",
+        ]
+    )
+
+
+def _order(section: Section) -> tuple[object, ...]:
+    """By task, the plainest setting of it first."""
+    setting = section.protocol
+    numbers = [float(setting[key] or 0) for key in ("gen_length", "block_length", "batch_size", "temperature")]
+    plain = [setting[key] != value for key, value in REFERENCE.items()]
+    return (section.task, str(setting["model"]), *numbers, *plain, str(setting["cache"]), section.protocol_hash)

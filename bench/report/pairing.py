@@ -1,0 +1,100 @@
+"""Compares one run with a baseline, sample by sample.
+
+Only what was decoded on the same items is compared, and for speed only what was timed in
+the same process. It does not know where the baseline comes from.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import NamedTuple
+
+from l2pd_bench import stats
+from l2pd_bench.records import Run
+from l2pd_bench.schema import Sample
+
+
+class Speedup(NamedTuple):
+    """The baseline's decode seconds over this run's, and over how many samples."""
+
+    value: float
+    interval: stats.Interval | None
+    pairs: int
+
+
+class Delta(NamedTuple):
+    """Accuracy minus the baseline's in points, McNemar's p, and over how many samples."""
+
+    points: float
+    p: float | None
+    pairs: int
+
+
+def score(sample: Sample) -> float:
+    """What a sample counts for; an error is a wrong answer."""
+    return sample.score if sample.status == "ok" else 0.0
+
+
+def correct(sample: Sample) -> bool:
+    """Whether a sample counts as right; an error does not."""
+    return sample.correct and sample.status == "ok"
+
+
+def timed(run: Run) -> dict[tuple[str, str], Sample]:
+    """The samples whose times count, by session and doc_id."""
+    sessions = [segment.session for segment in run.manifest.segments]
+    return {(sessions[s.segment], s.doc_id): s for s in run.samples if s.status == "ok" and s.timed}
+
+
+def timed_pairs(base: Run, run: Run) -> list[tuple[Sample, Sample]]:
+    """Samples (baseline's, this run's) timed in the same process, in the order of their ids."""
+    ours, theirs = timed(run), timed(base)
+    return [(theirs[key], ours[key]) for key in sorted(ours.keys() & theirs.keys())]
+
+
+def common(base: Run, run: Run) -> list[tuple[Sample, Sample]]:
+    """Samples (baseline's, this run's) of the same item, in the order of their ids."""
+    ours, theirs = ({s.doc_id: s for s in r.samples} for r in (run, base))
+    return [(theirs[key], ours[key]) for key in sorted(ours.keys() & theirs.keys())]
+
+
+def speedup(base: Run, run: Run) -> Speedup | None:
+    """How many times faster than the baseline; None without a pair."""
+    pairs = timed_pairs(base, run)
+    value = stats.ratio([(theirs.seconds.decode, ours.seconds.decode) for theirs, ours in pairs])
+    if value is None:
+        return None
+    interval = (
+        None if base is run else stats.bootstrap_ratio(_by_batch(pairs, run.manifest.protocol["batch_size"] == 1))
+    )
+    return Speedup(value, interval, len(pairs))
+
+
+def delta(base: Run, run: Run) -> Delta | None:
+    """The difference in accuracy over the common items; None without one."""
+    pairs = common(base, run)
+    points = stats.mean([100 * (score(ours) - score(theirs)) for theirs, ours in pairs])
+    if points is None:
+        return None
+    p = None if base is run else stats.mcnemar([(correct(ours), correct(theirs)) for theirs, ours in pairs])
+    return Delta(points, p, len(pairs))
+
+
+def agreement(base: Run, run: Run) -> float | None:
+    """Share of the common items, decoded by both without an error, that have the same answer text."""
+    pairs = [(t, o) for t, o in common(base, run) if t.status == o.status == "ok"]
+    return stats.mean([theirs.text == ours.text for theirs, ours in pairs])
+
+
+def _by_batch(pairs: list[tuple[Sample, Sample]], single: bool) -> list[tuple[float, float]]:
+    """Decode seconds, added up over what was decoded together.
+
+    Samples of a batch share its seconds, so it is batches that are drawn independently. They
+    are known by their latency, which is that of the whole batch.
+    """
+    batches: defaultdict[object, list[tuple[Sample, Sample]]] = defaultdict(list)
+    for theirs, ours in pairs:
+        batches[ours.doc_id if single else (ours.segment, theirs.seconds.latency, ours.seconds.latency)].append(
+            (theirs, ours)
+        )
+    return [(sum(t.seconds.decode for t, _ in b), sum(o.seconds.decode for _, o in b)) for b in batches.values()]

@@ -1,0 +1,98 @@
+"""What must be known to read a section: why a number is missing, and what to do about it.
+
+Sentences only; it computes no column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from l2pd_bench.report import pairing
+from l2pd_bench.report.board import Row, machine
+
+_AGAIN = "repeat both in one command with --restart, so that they are timed in the same process"
+
+
+def remarks(rows: Sequence[Row]) -> list[str]:
+    """The remarks on a section, on all of it first."""
+    found = []
+    if not any(row.baseline for row in rows):
+        found.append(
+            "no fixed-step run with one token per step in this section, hence no delta, speedup and agreement; "
+            f"add it: {_command_with_baseline(rows)}"
+        )
+    if not any(row.reference for row in rows):
+        found.append(
+            "no fixed-step run of this setting with cache none and EoT decode, hence no speedup vs reference; "
+            "add --strategy fixed-step --cache none --eot decode to the command, and --restart"
+        )
+    if sum(row.is_baseline for row in rows) > 1:
+        found.append("several fixed-step runs: each row is compared with the one it shares most samples with")
+    if len({machine(row.run) for row in rows}) > 1:
+        found.append("measured on different machines, threads or versions: seconds and TPS are not to be compared")
+    if len({len(row.run.samples) for row in rows}) > 1:
+        found.append("rows are over different numbers of items; only those over the most can be the best")
+    for row in rows:
+        found += [f"{row.spec}: {text}" for text in _of_row(row)]
+    return found
+
+
+def _of_row(row: Row) -> list[str]:
+    """The remarks on one row."""
+    manifest, samples = row.run.manifest, row.run.samples
+    found = []
+    if not row.finished:
+        reason = f" ({_plain(manifest.error)})" if manifest.error else ""
+        state = "running, or killed" if manifest.status == "running" else manifest.status
+        found.append(
+            f"{state}{reason}: {len(samples)} of {manifest.planned} samples; continue with: {manifest.command}"
+        )
+    if row.run.torn_bytes:
+        found.append("the last line of its samples is torn and was left out; continuing the run repairs it")
+    if row.errors:
+        first = next(s for s in samples if s.status == "error")
+        found.append(
+            f"{row.errors} of {len(samples)} samples ended in an error and count as wrong "
+            f"(first: {first.doc_id}: {_plain(first.error)}); repeat the command to try them again"
+        )
+    if row.untimed:
+        found.append(
+            f"{row.untimed} of {len(samples)} samples have no valid times: left out of what is measured in seconds"
+        )
+    hosts = {segment.hostname for segment in manifest.segments}
+    if len(hosts) > 1:
+        found.append(f"its samples were decoded on {len(hosts)} machines ({', '.join(sorted(hosts))})")
+    if row.baseline and not row.is_baseline:
+        pairs = row.delta.pairs if row.delta else 0
+        if pairs < max(len(samples), len(row.baseline.samples)):
+            found.append(
+                f"compared with fixed-step over the {pairs} samples they share, "
+                f"of {len(samples)} here and {len(row.baseline.samples)} there"
+            )
+        found += _unpaired(row, row.speedup, "fixed-step", "speedup")
+    if row.reference and row.reference is not row.run and row.reference is not row.baseline:
+        found += _unpaired(row, row.reference_speedup, "the reference", "speedup vs reference")
+    return found
+
+
+def _unpaired(row: Row, speedup: pairing.Speedup | None, whom: str, what: str) -> list[str]:
+    """Why a speedup is missing, or is over a part of the samples."""
+    total = len(pairing.timed(row.run))
+    if total and speedup is None:
+        return [f"no {what}: no sample was timed in the same process as {whom}; {_AGAIN}"]
+    if speedup is not None and speedup.pairs < total:
+        return [f"{what} over {speedup.pairs} of {total} samples, those timed in the same process as {whom}; {_AGAIN}"]
+    return []
+
+
+def _command_with_baseline(rows: Sequence[Row]) -> str:
+    command = rows[0].run.manifest.command
+    if "--strategy" not in command:  # a suite's own strategies give way to those that are named
+        command += "".join(f" --strategy {row.spec}" for row in rows)
+    restart = "" if "--restart" in command else " --restart"
+    return f"{command} --strategy fixed-step{restart}"
+
+
+def _plain(text: str | None) -> str:
+    """The first line of a message, in short."""
+    return ((text or "").strip().splitlines() or ["no message"])[0][:120]

@@ -1,0 +1,289 @@
+"""Runs a plan: strategies by tasks by settings, interleaved, resumable, one record per cell.
+
+All cells of a task take turns batch by batch, in rotating order, so that a drift of the
+machine hits all of them alike. The runner knows files and progress; how a canvas is
+filled is the engine's affair, what a row means the report's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Task as Bar
+from rich.text import Text
+
+from l2pd_bench.engine import BatchDecoded, Decoded, DecodeSettings, decode
+from l2pd_bench.errors import BenchError, PluginError, UsageError
+from l2pd_bench.hosts.base import Host
+from l2pd_bench.measure import environment, git_state
+from l2pd_bench.noise import sample_seed
+from l2pd_bench.plan import Plan
+from l2pd_bench.protocol import protocol_of
+from l2pd_bench.registry import StrategySpec, load_host, load_strategy, load_task
+from l2pd_bench.schema import Git, Manifest, Nfe, Sample, Seconds, StrategyRecord, Tokens
+from l2pd_bench.strategies.base import Strategy
+from l2pd_bench.tasks.base import Item, Task, cut_at
+from l2pd_bench.writer import RunWriter, new_session, open_run
+
+Prompts = dict[tuple[str, str], list[int]]  # by task and doc_id, as ids are a task's own
+
+
+@dataclass
+class Cell:
+    """One strategy on one task under one setting: a row of a board, a folder of records."""
+
+    strategy: Strategy
+    task: Task
+    settings: DecodeSettings
+    batch_size: int
+    writer: RunWriter
+    segment: int = -1
+    failed: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where the records are, and how it went."""
+
+    folders: list[Path]
+    exit_code: int
+    message: str
+
+
+def execute(plan: Plan, *, command: str, restart: bool = False) -> Outcome:
+    """Decode and grade what the plan asks for and is not recorded yet.
+
+    Everything is checked and every record opened before the first forward. A strategy
+    that raises fails its own cells; the others go on. Ctrl-C ends the run, dropping the batch
+    under way; the same command continues it.
+    """
+    strategies = [load_strategy(text) for text in plan.strategy]
+    _refuse_twice(plan.strategy, [spec.spec for _, spec in strategies])
+    tasks = [load_task(name) for name in plan.task]
+    settings = {task.name: list(_settings(plan, task)) for task in tasks}
+    host = load_host(plan.model, device=plan.device, dtype=plan.dtype)
+    items = {task.name: _items(task)[: plan.limit] for task in tasks}
+    prompts = {(task.name, i.doc_id): host.encode(i.prompt) for task in tasks for i in items[task.name]}
+    console = Console(stderr=True)
+    with ExitStack() as stack:
+        cells: dict[str, list[Cell]] = {}
+        machine, git = environment(), Git(**git_state())
+        for task in tasks:
+            cells[task.name] = []
+            for (setting, batch_size), (strategy, spec) in product(settings[task.name], strategies):
+                protocol = protocol_of(host, task, setting, seed=plan.seed, batch_size=batch_size)
+                manifest = Manifest(
+                    run_id=_run_id(protocol.hash, spec),
+                    command=command,
+                    protocol=asdict(protocol),
+                    protocol_hash=protocol.hash,
+                    strategy=StrategyRecord(**{**asdict(spec), "params": dict(spec.params)}),
+                    environment=machine,
+                    git=git,
+                    planned=len(items[task.name]),
+                    notes=_notes(host, task),
+                )
+                writer = stack.enter_context(open_run(plan.output, manifest, restart=restart))
+                for notice in filter(None, (writer.recovered, writer.set_aside and f"set aside: {writer.set_aside}")):
+                    console.print(f"note: {notice}", style="yellow", markup=False)
+                cells[task.name].append(Cell(strategy, task, setting, batch_size, writer))
+        return _run_cells(host, plan, tasks, items, prompts, cells, console, command)
+
+
+def _run_cells(
+    host: Host,
+    plan: Plan,
+    tasks: Sequence[Task],
+    items: dict[str, list[Item]],
+    prompts: Prompts,
+    cells: dict[str, list[Cell]],
+    console: Console,
+    command: str,
+) -> Outcome:
+    every = [cell for group in cells.values() for cell in group]
+    left = sum(len(items[cell.task.name]) - len(_done(cell, items[cell.task.name])) for cell in every)
+    session = new_session()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _SamplesPerSecond(),
+        TimeRemainingColumn(),
+    )
+    try:
+        with Progress(*columns, console=console, transient=True) as progress:
+            bar = progress.add_task("decoding", total=left)
+            for task in tasks:
+                for cell, batch in _turns(cells[task.name], items[task.name]):
+                    progress.update(bar, description=f"{task.name} {cell.writer.manifest.strategy.spec}")
+                    if cell.failed is None:
+                        _run_batch(host, plan, cell, batch, prompts, session)
+                    progress.advance(bar, len(batch))
+                for cell in cells[task.name]:
+                    if cell.failed is None and cell.writer.manifest.status != "finished":
+                        cell.writer.finish("finished")
+    except KeyboardInterrupt:
+        for cell in every:
+            if len(_done(cell, items[cell.task.name])) < len(items[cell.task.name]):
+                cell.writer.finish("interrupted")
+        return Outcome([c.writer.folder for c in every], 130, f"interrupted; to continue: {command}")
+    failures = [f"failed: {c.writer.folder}: {c.failed}" for c in every if c.failed is not None]
+    return Outcome([c.writer.folder for c in every], 1 if failures else 0, "\n".join(failures))
+
+
+def _run_batch(host: Host, plan: Plan, cell: Cell, batch: Sequence[Item], prompts: Prompts, session: str) -> None:
+    """Decode, grade and record one batch; a strategy that raises fails the cell."""
+    ids = [prompts[cell.task.name, item.doc_id] for item in batch]
+    seeds = [sample_seed(plan.seed, item.doc_id) for item in batch]
+    try:
+        if cell.segment < 0:
+            warmup = decode(host, cell.strategy, ids, seeds, cell.settings)
+            cell.segment = cell.writer.start_segment(session, warmup_samples=len(batch), warmup_seconds=warmup.decode_s)
+        decoded = decode(host, cell.strategy, ids, seeds, cell.settings)
+        pairs = list(zip(batch, ids, decoded.samples, strict=True))
+        records = [_sample(host, cell, item, sample, decoded, len(prompt)) for item, prompt, sample in pairs]
+    except BenchError as error:
+        _fail(cell, str(error), session)
+        return
+    except Exception as error:  # noqa: BLE001  # a plugin's own bug: it ends its row, with the place, and no other
+        _fail(cell, f"{type(error).__name__}: {error} ({_place(error, cell)})", session)
+        return
+    cell.writer.append(records)
+
+
+def _fail(cell: Cell, message: str, session: str) -> None:
+    if cell.segment < 0:
+        cell.segment = cell.writer.start_segment(session, warmup_samples=0, warmup_seconds=0.0)
+    cell.failed = message
+    cell.writer.finish("failed", message)
+
+
+def _sample(host: Host, cell: Cell, item: Item, sample: Decoded, batch: BatchDecoded, prompt_tokens: int) -> Sample:
+    """Grade one decoded sample and make its record."""
+    ids = sample.output_ids
+    net = ids[: ids.index(host.eot_id)] if host.eot_id in ids else ids
+    text = host.decode(net)
+    answer_text = cut_at(text, cell.task.stop)
+    verdict = cell.task.grade(item, answer_text)
+    if not 0.0 <= verdict.score <= 1.0:
+        raise PluginError(
+            f"task '{cell.task.name}': graded {item.doc_id} {verdict.score}, expected a score from 0 to 1"
+        )
+    size = len(batch.samples)
+    return Sample(
+        doc_id=item.doc_id,
+        status="ok",
+        error=None,
+        prompt_tokens=prompt_tokens,
+        output_ids=ids,
+        text=answer_text,
+        answer=verdict.answer,
+        correct=verdict.correct,
+        score=verdict.score,
+        tokens=Tokens(net=len(net), answer=_answer_tokens(host, net, answer_text), gross=cell.settings.gen_length),
+        nfe=Nfe(full=sample.nfe_full, window=sample.nfe_window, auxiliary=0),
+        positions=sample.positions,
+        flops=sample.flops,
+        forced_commits=sample.forced_commits,
+        seconds=Seconds(
+            decode=batch.decode_s / size,
+            model=batch.model_s / size,
+            select=batch.select_s / size,
+            latency=batch.decode_s,
+        ),
+        segment=cell.segment,
+        timed=True,
+    )
+
+
+def _answer_tokens(host: Host, net: Sequence[int], answer_text: str) -> int:
+    """How many of the net tokens it takes to spell the answer text."""
+    low, high = 0, len(net)
+    while low < high:
+        middle = (low + high) // 2
+        if len(host.decode(net[:middle])) < len(answer_text):
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def _settings(plan: Plan, task: Task) -> Iterator[tuple[DecodeSettings, int]]:
+    lengths = plan.gen_length or [task.gen_length]
+    for length, cache, eot, batch_size in product(lengths, plan.cache, plan.eot, plan.batch_size):
+        yield DecodeSettings(length, plan.block_length, cache, eot, plan.temperature), batch_size
+
+
+def _turns(cells: Sequence[Cell], items: Sequence[Item]) -> Iterator[tuple[Cell, Sequence[Item]]]:
+    """The batches of all cells, each cell's spread evenly over the whole, equals in rotating order."""
+    turns = []
+    for place, cell in enumerate(cells):
+        batches = list(_chunks([item for item in items if item.doc_id not in cell.writer.done], cell.batch_size))
+        for i, batch in enumerate(batches):
+            turns.append(((i + 0.5) / len(batches), (place - i) % len(cells), place, batch))
+    for _, _, place, batch in sorted(turns, key=lambda turn: turn[:3]):
+        yield cells[place], batch
+
+
+def _items(task: Task) -> list[Item]:
+    """A task's items; a PluginError if it cannot give them, or names two alike."""
+    try:
+        items = list(task.items())
+    except Exception as error:
+        raise PluginError(f"task '{task.name}': its items cannot be read: {type(error).__name__}: {error}") from error
+    ids = [item.doc_id for item in items]
+    if len(set(ids)) < len(ids):
+        twice = next(doc_id for doc_id in ids if ids.count(doc_id) > 1)
+        raise PluginError(f"task '{task.name}': got the doc_id '{twice}' twice, expected each once")
+    return items
+
+
+def _refuse_twice(written: Sequence[str], specs: Sequence[str]) -> None:
+    for i, spec in enumerate(specs):
+        if spec in specs[:i]:
+            raise UsageError(f"strategy: '{written[specs.index(spec)]}' and '{written[i]}' are both '{spec}'; give one")
+
+
+def _place(error: BaseException, cell: Cell) -> str:
+    """The last line of the strategy's or the task's own file that an error passed through, else where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = {inspect.getsourcefile(type(cell.strategy)), inspect.getsourcefile(type(cell.task))}
+    frame = next((f for f in reversed(frames) if f.filename in own), frames[-1])
+    return f"{Path(frame.filename).name}, line {frame.lineno}"
+
+
+def _chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    for at in range(0, len(items), size):
+        yield items[at : at + size]
+
+
+def _done(cell: Cell, items: Sequence[Item]) -> set[str]:
+    return cell.writer.done & {item.doc_id for item in items}
+
+
+def _run_id(protocol_hash: str, spec: StrategySpec) -> str:
+    return hashlib.sha256(json.dumps([protocol_hash, spec.spec, spec.code_hash]).encode()).hexdigest()[:16]
+
+
+def _notes(host: Host, task: Task) -> list[str]:
+    if host.trained_tasks is None or task.name in host.trained_tasks:
+        return []
+    return [f"model '{host.name}' was not trained for {task.name}: accuracy says nothing here"]
+
+
+class _SamplesPerSecond(ProgressColumn):
+    """Samples finished per second."""
+
+    def render(self, task: Bar) -> Text:
+        """The rate, once there is one."""
+        return Text(f"{task.speed:.2f} samples/s" if task.speed else "")

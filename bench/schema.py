@@ -1,0 +1,250 @@
+"""What a record is: the fields of `run.json` and of one line of `samples.jsonl`.
+
+A record is read strictly: every field present, of its type, and no other. A field that is
+added, dropped or changes its meaning takes a new `SCHEMA_VERSION`. Knows nothing of files,
+folders and locks (`records.py`), nor of how a number was measured.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import ConfigDict, PlainValidator, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError, from_json
+
+from l2pd_bench.errors import RecordError
+from l2pd_bench.specs import Scalar
+
+SCHEMA_VERSION = 1
+KNOWN_VERSIONS = (1,)
+PROTOCOL: dict[str, type] = {  # the settings that every record must tell; others may stand beside them
+    **dict.fromkeys(("model", "revision", "weights_hash", "dtype", "attention", "device"), str),
+    **{"task": str, "data_hash": str, "few_shot": int, "prompt_format": str},
+    **{"gen_length": int, "block_length": int, "cache": str, "eot": str},
+    **{"temperature": float, "seed": int, "batch_size": int},
+}
+
+Ending = Literal["finished", "interrupted", "failed"]
+
+_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)  # holds for the classes inside, too
+
+
+def _scalar(value: object) -> object:
+    if isinstance(value, Scalar) and value not in (math.inf, -math.inf):
+        return value
+    raise PydanticCustomError("scalar", "Input should be a string, a finite number, true, false or null")
+
+
+Setting = Annotated[Scalar, PlainValidator(_scalar)]  # one error, where a union would give one for each of its types
+
+
+def utc_now() -> str:
+    """The time as records store it: ISO 8601, UTC, whole seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """Generated tokens: before the first EoT; of those, before a stop string; all."""
+
+    net: int
+    answer: int
+    gross: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nfe:
+    """Forwards a sample was active in: over the whole canvas, over a cached window, of another model."""
+
+    full: int
+    window: int
+    auxiliary: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.full + self.window + self.auxiliary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seconds:
+    """A sample's share of its batch's seconds; `model` and `select` lie inside `decode`.
+
+    `latency` is no share: all samples of a batch waited for the decode seconds of the whole batch.
+    """
+
+    decode: float
+    model: float
+    select: float
+    latency: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One line of `samples.jsonl`: one item, decoded and graded."""
+
+    __pydantic_config__ = _STRICT
+
+    doc_id: str
+    status: Literal["ok", "oom", "error"]
+    error: str | None
+    prompt_tokens: int
+    output_ids: list[int]
+    text: str
+    answer: str
+    correct: bool
+    score: float
+    tokens: Tokens
+    nfe: Nfe
+    positions: int
+    flops: int
+    forced_commits: int
+    seconds: Seconds
+    segment: int  # index into the manifest's segments
+    timed: bool
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrategyRecord:
+    """Which strategy ran: enough to build it again, and to notice that its code has changed."""
+
+    name: str
+    params: dict[str, Setting]
+    spec: str
+    slug: str
+    distribution: str | None
+    version: str | None
+    code_hash: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Git:
+    """The state of the checkout the program ran from, where there was one."""
+
+    commit: str | None
+    dirty: bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warmup:
+    """What was decoded, unrecorded, before a segment's first sample."""
+
+    samples: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """One stretch of a run in one process."""
+
+    index: int
+    session: str  # one per process, shared by all the runs it interleaves; speed is compared only within one
+    pid: int
+    hostname: str
+    started: str
+    warmup: Warmup
+
+
+@dataclass(frozen=True, kw_only=True)
+class Totals:
+    """Sums over the samples of a finished run."""
+
+    samples: int
+    correct: int
+    net_tokens: int
+    nfe: int
+    decode_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """`run.json`. The fields with a default are filled by the writer; the others say what to run."""
+
+    __pydantic_config__ = _STRICT
+
+    schema_version: int = SCHEMA_VERSION
+    run_id: str
+    status: Literal["running", "finished", "interrupted", "failed"] = "running"
+    error: str | None = None
+    command: str
+    protocol: dict[str, Setting]
+    protocol_hash: str
+    strategy: StrategyRecord
+    environment: dict[str, object]
+    git: Git
+    started: str = field(default_factory=utc_now)
+    finished: str | None = None
+    planned: int
+    notes: list[str] = field(default_factory=list)
+    segments: list[Segment] = field(default_factory=list)
+    totals: Totals | None = None
+
+
+Record = TypeVar("Record", Sample, Manifest)
+_SAMPLE, _MANIFEST = TypeAdapter(Sample), TypeAdapter(Manifest)
+
+
+class BrokenJson(RecordError):
+    """A text that is no JSON: damaged, or cut short by a crash."""
+
+
+def encode(record: Sample | Manifest, indent: int | None = None) -> bytes:
+    """A record as JSON text, with a newline at the end and no other unless `indent` asks for them."""
+    return json.dumps(asdict(record), indent=indent, allow_nan=False).encode() + b"\n"
+
+
+def parse_sample(text: bytes, place: str) -> Sample:
+    """A line of `samples.jsonl`, checked; `place` names file and line in errors."""
+    return _parse(Sample, _SAMPLE, text, place)
+
+
+def parse_manifest(text: bytes, place: str) -> Manifest:
+    """The content of `run.json`, checked."""
+    manifest = _parse(Manifest, _MANIFEST, text, place)
+    for key, kind in PROTOCOL.items():
+        if key not in manifest.protocol:
+            raise RecordError(f"{place}: field 'protocol.{key}' is missing")
+        value = manifest.protocol[key]
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise RecordError(f"{place}: field 'protocol.{key}': got {value!r:.40}, expected a valid {kind.__name__}")
+    return manifest
+
+
+def _parse(kind: type[Record], adapter: TypeAdapter[Record], text: bytes, place: str) -> Record:
+    try:
+        value = from_json(text, allow_inf_nan=False)
+    except ValueError as failure:
+        raise BrokenJson(
+            f"{place}: got broken JSON ({failure}), expected one object; restore the file, or begin anew with --restart"
+        ) from failure
+    if not isinstance(value, dict):
+        raise RecordError(f"{place}: got {value!r:.40}, expected an object")
+    version = value.get("schema_version")
+    if "schema_version" in value and (type(version) is not int or version not in KNOWN_VERSIONS):
+        raise RecordError(
+            f"{place}: field 'schema_version': got {version!r:.40}, expected {', '.join(map(str, KNOWN_VERSIONS))} "
+            "(all this program knows); use the version of l2pd-bench that wrote it, or another folder"
+        )
+    for name in ("schema_version", *(f.name for f in fields(kind))):  # a default serves the writer only
+        if name not in value:
+            raise RecordError(f"{place}: field '{name}' is missing")
+    try:
+        return adapter.validate_json(text)
+    except ValidationError as failure:
+        raise RecordError(f"{place}: {_explain(failure)}") from failure
+
+
+def _explain(failure: ValidationError) -> str:
+    """The first thing wrong, in one line."""
+    error = failure.errors(include_url=False)[0]
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"])[1:]
+    if error["type"] == "missing":
+        return f"field '{path}' is missing"
+    if error["type"] == "unexpected_keyword_argument":
+        return f"unknown field '{path}'"
+    return f"field '{path}': got {error['input']!r:.40}, {error['msg'].replace('Input should be', 'expected')}"

@@ -1,0 +1,209 @@
+"""Writes runs so that a crash, a full disk or a second process never damages what is recorded.
+
+One writer at a time, by a lock. Samples are appended and never rewritten; the manifest is
+replaced whole. The order of writing is folder, lock, `run.json`, `samples.jsonl`: a crash
+leaves, at worst, an empty folder or a torn last line, and both are continued. It does not
+know how samples come about, nor what a strategy or a task is.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from l2pd_bench.durable import AppendFile, acquire_lock, replace_file, reported, sync_folder
+from l2pd_bench.errors import RecordError
+from l2pd_bench.records import MANIFEST, SAMPLES, Run, add_sample, read_run, run_folder
+from l2pd_bench.schema import (
+    Ending,
+    Manifest,
+    Sample,
+    Segment,
+    Totals,
+    Warmup,
+    encode,
+    parse_manifest,
+    parse_sample,
+    utc_now,
+)
+
+_KEPT = "nothing recorded so far is lost: free space or mend the disk, and repeat the command to continue"
+_ELSEWHERE = "make room, or the folder writable, or choose another with --output"
+
+
+def new_session() -> str:
+    """A fresh name for this process, to give to every segment it starts."""
+    return secrets.token_hex(8)
+
+
+def open_run(root: Path, manifest: Manifest, *, restart: bool = False) -> RunWriter:
+    """Begin the run that `manifest` describes under `root`, or continue it, as its only writer.
+
+    A finished run is left untouched until a segment is started. With `restart`, what the
+    folder holds is renamed aside, unread, and the run begins anew.
+    """
+    folder = run_folder(root, manifest)
+    with reported("write there", folder, _ELSEWHERE):
+        lock = acquire_lock(folder)
+        set_aside = None
+        try:
+            if restart and ((folder / MANIFEST).exists() or (folder / SAMPLES).exists()):
+                set_aside = folder.with_name(f"{folder.name}.old-{datetime.now(UTC):%Y%m%dT%H%M%S%f}Z")
+                folder.rename(set_aside)
+                sync_folder(folder.parent)
+                old_lock, lock = lock, acquire_lock(folder)
+                os.close(old_lock)
+            run = read_run(folder)
+            if run is None:
+                _save(folder, manifest)
+                run = Run(folder, manifest, (), 0, 0)
+            _refuse_other(run, manifest)
+            samples_file = AppendFile(folder / SAMPLES, run.intact_bytes)
+        except BaseException:
+            os.close(lock)
+            raise
+    return RunWriter(run, manifest, samples_file, lock, set_aside)
+
+
+class RunWriter:
+    """The single writer of one run.
+
+    `samples` are those on disk, by doc_id. `recovered` says what was dropped from a file
+    that a crash had torn, `set_aside` where `restart` put the former records; else None.
+    """
+
+    def __init__(self, run: Run, wanted: Manifest, file: AppendFile, lock: int, set_aside: Path | None) -> None:
+        self.folder = run.folder
+        self.manifest = run.manifest
+        self.samples = {sample.doc_id: sample for sample in run.samples}
+        self.set_aside = set_aside
+        self.recovered: str | None = None
+        if run.torn_bytes:
+            self.recovered = (
+                f"{file.path}: dropped a torn last line ({run.torn_bytes} bytes) that an interrupted write had left; "
+                f"the {len(run.samples)} samples before it are kept"
+            )
+        self._wanted = wanted
+        self._file = file
+        self._lock: int | None = lock
+        self._segment: int | None = None
+
+    @property
+    def done(self) -> set[str]:
+        """The doc_ids that need not be decoded again."""
+        return {doc_id for doc_id, sample in self.samples.items() if sample.status == "ok"}
+
+    def start_segment(self, session: str, *, warmup_samples: int, warmup_seconds: float) -> int:
+        """Note that this process goes on with the run; returns the index its samples must carry."""
+        index = len(self.manifest.segments)
+        segment = Segment(
+            index=index,
+            session=session,
+            pid=os.getpid(),
+            hostname=socket.gethostname(),
+            started=utc_now(),
+            warmup=Warmup(samples=warmup_samples, seconds=warmup_seconds),
+        )
+        wanted = self._wanted
+        notes = [*self.manifest.notes, *wanted.notes]
+        if changed := _differences(self.manifest, wanted):
+            notes.append(f"continued in another environment than it began in: {', '.join(changed)}")
+        self._update(
+            status="running",
+            error=None,
+            finished=None,
+            totals=None,
+            command=wanted.command,
+            notes=list(dict.fromkeys(notes)),
+            segments=[*self.manifest.segments, segment],
+        )
+        self._segment = index
+        return index
+
+    def append(self, samples: Sequence[Sample]) -> None:
+        """Record samples: on return they are on the disk; after an error none of them is."""
+        recorded = dict(self.samples)
+        for sample in samples:
+            place = f"{self._file.path}, new sample '{sample.doc_id}'"
+            if sample.segment != self._segment:
+                raise RecordError(f"{place}: field 'segment': got {sample.segment}, expected {self._segment}")
+            add_sample(recorded, sample, place)
+        lines = [encode(sample) for sample in samples]
+        for sample, line in zip(samples, lines, strict=True):
+            parse_sample(line, f"{self._file.path}, new sample '{sample.doc_id}'")
+        with reported("write samples", self._file.path, _KEPT):
+            self._file.append(b"".join(lines))
+        self.samples = recorded
+
+    def finish(self, status: Ending, error: str | None = None) -> None:
+        """Say how the run ended; totals are stored with "finished" only."""
+        samples = self.samples.values()
+        totals = Totals(
+            samples=len(samples),
+            correct=sum(s.correct for s in samples),
+            net_tokens=sum(s.tokens.net for s in samples),
+            nfe=sum(s.nfe.total for s in samples),
+            decode_seconds=sum(s.seconds.decode for s in samples),
+        )
+        self._update(status=status, error=error, finished=utc_now(), totals=totals if status == "finished" else None)
+
+    def close(self) -> None:
+        """Give up the lock. A run that was not finished stays "running", and can be continued."""
+        self._file.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _update(self, **changes: Any) -> None:
+        # The latest command says how many samples are wanted; never fewer than there are.
+        planned = max(self._wanted.planned, len(self.samples))
+        manifest = replace(self.manifest, planned=planned, **changes)
+        with reported("write", self.folder / MANIFEST, _KEPT):
+            _save(self.folder, manifest)
+        self.manifest = manifest
+
+
+def _save(folder: Path, manifest: Manifest) -> None:
+    data = encode(manifest, indent=1)
+    parse_manifest(data, f"{folder / MANIFEST}, to be written")
+    replace_file(folder / MANIFEST, data)
+
+
+def _differences(stored: Manifest, wanted: Manifest) -> list[str]:
+    """What of the machine and the software is not as it was when the run began."""
+    old = {**stored.environment, "git commit": stored.git.commit}
+    new = {**wanted.environment, "git commit": wanted.git.commit}
+    return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+
+
+def _refuse_other(run: Run, wanted: Manifest) -> None:
+    """The folder's name leaves much out; its run_id does not."""
+    stored = run.manifest
+    if stored.run_id == wanted.run_id:
+        return
+    pairs = {
+        "strategy": (stored.strategy.spec, wanted.strategy.spec),
+        "strategy code": (stored.strategy.code_hash[:12], wanted.strategy.code_hash[:12]),
+        "protocol": (stored.protocol_hash[:12], wanted.protocol_hash[:12]),
+        "run_id": (stored.run_id, wanted.run_id),
+    }
+    what, (old, new) = next((name, pair) for name, pair in pairs.items() if pair[0] != pair[1])
+    raise RecordError(
+        f"{run.folder}: {what} has changed since this run began: got {new}, expected {old}; "
+        "begin anew with --restart (the old records are renamed aside), or record elsewhere with --output"
+    )

@@ -1,0 +1,1 @@
+"""Built-in decoding strategies, one file each; `base` is the contract, `rules` the idioms."""

@@ -1,0 +1,25 @@
+"""Fast-dLLM's confidence threshold (arXiv 2505.22618, Algorithm 1, line 8)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from l2pd_bench.strategies.base import Decision, StepView, Strategy
+from l2pd_bench.strategies.rules import best, require
+
+
+@dataclass(frozen=True)
+class Threshold(Strategy):
+    """Commit every candidate with confidence >= `tau`, and always the most confident one (Fast-dLLM)."""
+
+    name: ClassVar[str] = "threshold"
+    tau: float = 0.9
+
+    def __post_init__(self) -> None:
+        """Check the hyper-parameters."""
+        require(0.0 <= self.tau <= 1.0, "tau", self.tau, "a probability in [0, 1]")
+
+    def select(self, view: StepView) -> Decision:
+        """Candidates at or above the threshold, and the best."""
+        return Decision((view.confidence >= self.tau) | best(view.confidence, view.candidates))

@@ -1,0 +1,1 @@
+"""A strategy and a task for l2pd-bench."""

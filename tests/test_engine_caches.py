@@ -1,0 +1,242 @@
+"""The caches against a slow decoder that freezes every layer's keys and values by hand.
+
+The decoder below shares nothing with the program but the weights: its own RMSNorm, rotary
+positions and attention, one row, one head at a time. Both compute in float64, so that a
+difference means a different definition and never a different order of sums.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from l2pd_bench.cache import POLICIES
+from l2pd_bench.engine import DecodeSettings, decode
+from l2pd_bench.hosts.mini import MiniHost, TransformerSession
+from l2pd_bench.hosts.transformer import Transformer
+from l2pd_bench.strategies.base import Strategy
+from l2pd_bench.strategies.fixed_step import FixedStep
+from l2pd_bench.strategies.threshold import Threshold
+
+Prompts = Callable[[int, int], list[list[int]]]
+KeysValues = list[tuple[Tensor, Tensor]]  # per layer: keys (L, H, D) after rotation, values (L, H, D)
+Rule = Callable[[list[int], list[float], int], list[int]]  # masked places, confidences, step -> places to fill
+
+
+@pytest.fixture(scope="module")
+def mini64(mini: MiniHost) -> MiniHost:
+    """The embedded model in float64."""
+    return MiniHost("mini", copy.deepcopy(mini.model).double(), mini.tokenizer, mini.weights_hash)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Divide by the root of the mean square."""
+    return x / (x.pow(2).mean(-1, keepdim=True) + eps).sqrt() * weight
+
+
+def rotate(x: Tensor, columns: range, theta: float) -> Tensor:
+    """Turn each pair (i, i + D / 2) of x (N, H, D) by its column times theta^(-2i / D)."""
+    half = x.shape[-1] // 2
+    result = torch.empty_like(x)
+    frequency = theta ** -(torch.arange(0, 2 * half, 2, dtype=torch.float32) / (2 * half))
+    for n, column in enumerate(columns):
+        angle = column * frequency  # float32, as every implementation of rotary positions has it
+        cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+        a, b = x[n, :, :half], x[n, :, half:]
+        result[n, :, :half], result[n, :, half:] = a * cos - b * sin, b * cos + a * sin
+    return result
+
+
+def slow_forward(
+    model: Transformer, canvas: list[int], window: range, frozen: KeysValues | None
+) -> tuple[Tensor, KeysValues]:
+    """Logits (len(window), V) and the window's own keys and values; all other columns keep `frozen`."""
+    config, weights = model.config, dict(model.named_parameters())
+    x = weights["embed.weight"][[canvas[c] for c in window]]
+    fresh: KeysValues = []
+    for i in range(config.n_layers):
+        attn_norm, qkv, attn_out, ffn_norm, gate_up, down = (
+            weights[f"layers.{i}.{name}.weight"]
+            for name in ("attn_norm", "qkv", "attn_out", "ffn_norm", "gate_up", "down")
+        )
+        projected = rms_norm(x, attn_norm, config.norm_eps) @ qkv.T
+        q, k, v = (part.reshape(len(window), config.n_heads, config.head_dim) for part in projected.chunk(3, -1))
+        q, k = rotate(q, window, config.rope_theta), rotate(k, window, config.rope_theta)
+        fresh.append((k, v))
+        if frozen is not None:
+            before, after = slice(0, window.start), slice(window.stop, len(canvas))
+            k = torch.cat([frozen[i][0][before], k, frozen[i][0][after]])
+            v = torch.cat([frozen[i][1][before], v, frozen[i][1][after]])
+        assert len(k) == len(canvas)
+        heads = []
+        for h in range(config.n_heads):
+            shares = (q[:, h] @ k[:, h].T / math.sqrt(config.head_dim)).softmax(-1)
+            heads.append(shares @ v[:, h])
+        x = x + torch.cat(heads, -1) @ attn_out.T
+        gate, up = (rms_norm(x, ffn_norm, config.norm_eps) @ gate_up.T).chunk(2, -1)
+        x = x + (gate * gate.sigmoid() * up) @ down.T
+    return rms_norm(x, weights["norm.weight"], config.norm_eps) @ weights["head.weight"].T, fresh
+
+
+def slow_decode(
+    host: MiniHost, prompt: list[int], rule: Rule, cache: str, gen: int, block: int
+) -> tuple[list[int], list[int]]:
+    """Generated ids, and how many columns each forward fed."""
+    canvas, fed = [*prompt, *[host.mask_id] * gen], []
+    everything = range(len(canvas))
+    for start in range(len(prompt), len(canvas), block):
+        places, step, frozen = range(start, start + block), 0, None
+        while any(canvas[c] == host.mask_id for c in places):
+            if cache == "none" or step == 0:
+                window = everything
+                logits, frozen = slow_forward(host.model, canvas, window, None)
+            else:
+                window = range(start, len(canvas)) if cache == "prefix" else places
+                logits, _ = slow_forward(host.model, canvas, window, frozen)
+            fed.append(len(window))
+            rows = logits[start - window.start : start - window.start + block].float()
+            rows[:, host.mask_id] = -math.inf
+            tokens = rows.argmax(-1).tolist()
+            confidences = (rows.max(-1).values - rows.logsumexp(-1)).exp().tolist()
+            for place in rule([c - start for c in places if canvas[c] == host.mask_id], confidences, step):
+                canvas[start + place] = tokens[place]
+            step += 1
+    return canvas[len(prompt) :], fed
+
+
+def top(k: int) -> Rule:
+    """The k most confident places, the lowest first among equals."""
+    return lambda masked, confidences, step: sorted(masked, key=lambda c: (-confidences[c], c))[:k]
+
+
+def at_least(tau: float) -> Rule:
+    """All places with confidence >= tau, and the best."""
+    return lambda masked, confidences, step: (
+        [c for c in masked if confidences[c] >= tau] + top(1)(masked, confidences, step)
+    )
+
+
+CASES: dict[str, tuple[Strategy, Rule]] = {
+    "k=2": (FixedStep(k=2), top(2)),
+    "k=4 left-to-right": (FixedStep(k=4, order="left-to-right"), lambda masked, confidences, step: masked[:4]),
+    "threshold 0.9": (Threshold(tau=0.9), at_least(0.9)),
+    "threshold 0.4": (Threshold(tau=0.4), at_least(0.4)),
+    "whole block": (FixedStep(k=16), top(16)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
+def test_cache_equals_frozen_keys_and_values(case: str, cache: str, mini64: MiniHost, mini_prompts: Prompts) -> None:
+    """Tokens, full and window forwards, positions and FLOPs are those of explicitly frozen keys and values."""
+    strategy, rule = CASES[case]
+    gen, block = 48, 16
+    prompts = mini_prompts(3, 20 + list(CASES).index(case))
+    batch = decode(mini64, strategy, prompts, [0] * 3, DecodeSettings(gen, block, cache=cache))
+
+    for prompt, sample in zip(prompts, batch.samples, strict=True):
+        length = len(prompt) + gen
+        with torch.inference_mode():
+            ids, fed = slow_decode(mini64, prompt, rule, cache, gen, block)
+        full = len(fed) if cache == "none" else gen // block
+        assert sample.output_ids == ids
+        assert (sample.nfe_full, sample.nfe_window) == (full, len(fed) - full)
+        assert sample.positions == sum(fed)
+        assert sample.flops == sum(mini64.model.config.flops(n, length, block) for n in fed)
+
+
+def test_the_caches_differ(mini64: MiniHost, mini_prompts: Prompts) -> None:
+    """The three caches are three computations: the confidences of a block's second step differ between them."""
+    prompt, gen, block = mini_prompts(1, 30)[0], 32, 16
+    canvas = [*prompt, *[mini64.mask_id] * gen]
+    start = len(prompt)
+    with torch.inference_mode():
+        _, frozen = slow_forward(mini64.model, canvas, range(len(canvas)), None)
+        canvas[start] = mini64.eot_id
+        seconds = [
+            slow_forward(mini64.model, canvas, window, kept)[0][start - window.start :][:block]
+            for window, kept in (
+                (range(len(canvas)), None),
+                (range(start, len(canvas)), frozen),
+                (range(start, start + block), frozen),
+            )
+        ]
+
+    for a in range(3):
+        for b in range(a):
+            assert (seconds[a] - seconds[b]).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+def test_padded_session_equals_frozen_keys_and_values(cache: str, mini: MiniHost, mini_prompts: Prompts) -> None:
+    """In a left-padded float32 batch, and after rows were dropped, windowed logits are those of the slow forward."""
+    gen, block = 32, 16
+    prompts = mini_prompts(4, 31)
+    longest = max(map(len, prompts))
+    padding = [longest - len(p) for p in prompts]
+    length = longest + gen
+    generator = torch.Generator().manual_seed(3)
+    rows = [[*p, *torch.randint(10, 200, (gen,), generator=generator).tolist()] for p in prompts]
+
+    def batch() -> Tensor:
+        return torch.tensor([[0] * (length - len(row)) + row for row in rows])
+
+    session = mini.open(padding, length, cached=True)
+    kept = list(range(4))
+    for first in (longest, longest + block):  # two blocks, rows dropped between them
+        columns = slice(first, first + block)
+        window = slice(first, length if cache == "prefix" else first + block)
+        with torch.inference_mode():
+            session.forward(batch()[kept], 0, columns)
+            frozen = {i: slow_forward(mini.model, rows[i], range(len(rows[i])), None)[1] for i in kept}
+            for i in kept:  # a commit inside the block, and one behind it that a window of the block must not see
+                rows[i][first - padding[i] + 3] = 40 + i
+                if window.stop < length:
+                    rows[i][-1] = 50 + i
+            got = session.forward(batch()[kept, window], window.start, columns)
+            for place, i in enumerate(kept):
+                own = range(window.start - padding[i], window.stop - padding[i])
+                wanted = slow_forward(mini.model, rows[i], own, frozen[i])[0][:block]
+                assert (got[place] - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+        if len(kept) == 4:
+            kept = [3, 1]
+            session.keep(torch.tensor(kept))
+
+
+def test_keys_and_values_are_written_in_place(mini: MiniHost) -> None:
+    """A windowed forward writes into the tensor allocated at the start, the window's columns only."""
+    session = mini.open([0], 40, cached=True)
+    assert isinstance(session, TransformerSession)
+    assert session.store is not None
+    ids = torch.full((1, 40), mini.mask_id)
+    with torch.inference_mode():
+        session.forward(ids, 0, slice(8, 24))
+        before, address = session.store.clone(), session.store.data_ptr()
+        session.forward(torch.full((1, 16), 30), 8, slice(8, 24))
+
+    assert session.store.data_ptr() == address
+    changed = (session.store != before).flatten(0, 2).any(-1).any(-1).any(0)
+    assert changed.tolist() == [8 <= c < 24 for c in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("name", "window"), [("none", slice(0, 96)), ("prefix", slice(32, 96)), ("dual", slice(32, 64))]
+)
+def test_policy_windows(name: str, window: slice) -> None:
+    """`none` feeds the whole canvas, `prefix` the block and what follows it, `dual` the block."""
+    assert POLICIES[name].window(slice(32, 64), 96) == window
+    assert POLICIES[name].reuses == (name != "none")
+
+
+def test_a_filled_first_step_costs_one_forward_per_block(mini: MiniHost, mini_prompts: Prompts) -> None:
+    """A block that its first forward fills costs nothing more, under every cache."""
+    for cache in ("none", "prefix", "dual"):
+        [sample] = decode(mini, FixedStep(k=8), mini_prompts(1, 54), [0], DecodeSettings(32, 8, cache=cache)).samples
+
+        assert (sample.nfe_full, sample.nfe_window) == (4, 0)
+        assert sample.positions == 4 * (len(mini_prompts(1, 54)[0]) + 32)

@@ -1,0 +1,176 @@
+"""Writing records: what is stored, continued, set aside and refused."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from record_factory import content, load_run, manifest, record, sample, stored
+
+from l2pd_bench.errors import RecordError
+from l2pd_bench.records import load_runs
+from l2pd_bench.schema import Git
+from l2pd_bench.writer import new_session, open_run
+
+
+class TestRoundTrip:
+    def test_all_fields(self, tmp_path: Path) -> None:
+        """What is written is read back, in the folder of task, strategy and setting."""
+        samples = [sample(0), sample(1, text='line\nbreak \u2028 "quote" \x00', status="error", error="out of memory")]
+        what = manifest("threshold:tau=0.9", planned=2)
+        run = record(tmp_path, what, samples)
+
+        assert run.folder == tmp_path / "mini-math" / f"threshold-tau0.9--{what.protocol_hash[:8]}"
+        assert run.samples == tuple(samples)
+        assert (run.manifest.strategy, run.manifest.protocol) == (what.strategy, what.protocol)
+        assert load_runs(tmp_path) == [run]
+
+    def test_totals(self, tmp_path: Path) -> None:
+        """A finished run carries sums over its samples; an interrupted one does not."""
+        samples = [sample(i) for i in range(4)]
+        totals = record(tmp_path, manifest(), samples).manifest.totals
+
+        assert totals is not None
+        assert (totals.samples, totals.correct) == (4, sum(s.correct for s in samples))
+        assert totals.net_tokens == 20 + 21 + 22 + 23
+        assert totals.nfe == sum(s.nfe.full + s.nfe.window + s.nfe.auxiliary for s in samples)
+        assert totals.decode_seconds == pytest.approx(sum(s.seconds.decode for s in samples))
+        with open_run(tmp_path, manifest()) as writer:
+            writer.finish("interrupted", "Ctrl-C")
+            assert load_run(writer.folder).manifest.totals is None
+
+    def test_segments(self, tmp_path: Path) -> None:
+        """A segment says which process ran it, on which machine, after which warm-up."""
+        session = new_session()
+        with open_run(tmp_path, manifest()) as writer:
+            assert writer.start_segment(session, warmup_samples=2, warmup_seconds=1.5) == 0
+            assert writer.start_segment(session, warmup_samples=2, warmup_seconds=0.5) == 1
+            segments = load_run(writer.folder).manifest.segments
+
+        assert [s.index for s in segments] == [0, 1]
+        assert {(s.session, s.pid, s.hostname) for s in segments} == {(session, os.getpid(), socket.gethostname())}
+        assert [s.warmup.seconds for s in segments] == [1.5, 0.5]
+
+
+class TestContinue:
+    def test_done(self, tmp_path: Path) -> None:
+        """Finished samples are kept; one that ended in an error may be tried again, and the last try counts."""
+        record(tmp_path, manifest(), [sample(0), sample(1, status="error", error="oops")], finished=False)
+        with open_run(tmp_path, manifest()) as writer:
+            assert writer.done == {"mini-math/000"}
+            assert writer.recovered is None
+            writer.append([sample(1, writer.start_segment("s1", warmup_samples=1, warmup_seconds=0.1))])
+            assert writer.done == {"mini-math/000", "mini-math/001"}
+
+        (run,) = load_runs(tmp_path)
+        assert [(s.doc_id, s.status, s.segment) for s in run.samples] == [
+            ("mini-math/000", "ok", 0),
+            ("mini-math/001", "ok", 1),
+        ]
+
+    def test_finished_run_is_left_alone(self, tmp_path: Path) -> None:
+        """Opening a finished run changes nothing; a new segment makes it running again."""
+        stored(tmp_path)
+        before = content(tmp_path)
+        with open_run(tmp_path, manifest(planned=3)) as writer:
+            assert len(writer.done) == 3
+            assert content(tmp_path) == before
+            writer.start_segment("s1", warmup_samples=1, warmup_seconds=0.1)
+            again = load_run(writer.folder).manifest
+
+        assert (again.status, again.finished, again.totals) == ("running", None, None)
+
+    def test_planned(self, tmp_path: Path) -> None:
+        """The latest command says how many samples are wanted, never fewer than there are."""
+        stored(tmp_path, 3)
+        for limit, planned in ((2, 3), (8, 8)):
+            with open_run(tmp_path, manifest(planned=limit)) as writer:
+                writer.start_segment("s1", warmup_samples=1, warmup_seconds=0.1)
+                assert writer.manifest.planned == planned
+
+    def test_other_environment(self, tmp_path: Path) -> None:
+        """Continuing on another machine or commit is noted, by what has changed; on the same one nothing is."""
+        stored(tmp_path)
+        other = replace(manifest(), environment={"cores": 64}, git=Git(commit="abc", dirty=False))
+        for what in (manifest(), other, other):
+            with open_run(tmp_path, what) as writer:
+                writer.start_segment("s1", warmup_samples=1, warmup_seconds=0.1)
+                notes = writer.manifest.notes
+
+            assert notes == [] or what is other
+        assert notes == ["continued in another environment than it began in: cores, git commit, packages"]
+
+    @pytest.mark.parametrize("changed", ["strategy", "strategy code", "protocol"])
+    def test_other_run(self, tmp_path: Path, changed: str) -> None:
+        """A folder of another run is refused, with what differs and the way out, and not touched."""
+        first = manifest("threshold:tau=0.9")
+        record(tmp_path, first, [sample(0)])
+        before = content(tmp_path)
+        second = {
+            "strategy": replace(first, run_id="other", strategy=replace(first.strategy, spec="threshold:tau=.90")),
+            "strategy code": manifest("threshold:tau=0.9", code="changed"),
+            "protocol": replace(first, run_id="other", protocol_hash=first.protocol_hash[:8] + "0" * 56),
+        }[changed]
+        with pytest.raises(RecordError, match=rf": {changed} has changed since .* --restart"):
+            open_run(tmp_path, second)
+
+        assert content(tmp_path) == before
+
+    def test_restart(self, tmp_path: Path) -> None:
+        """A restart sets the old records aside, whatever they are, and the report no longer sees them."""
+        _, path = stored(tmp_path)
+        path.write_text("broken\n" * 3)
+        for _ in range(2):
+            with open_run(tmp_path, manifest(), restart=True) as writer:
+                assert writer.done == set()
+                assert writer.set_aside is not None and writer.set_aside.name.startswith(f"{path.parent.name}.old-")
+                assert writer.set_aside.is_dir()
+                with pytest.raises(RecordError, match=r"expected to be the only writer"):
+                    open_run(tmp_path, manifest(), restart=True)
+
+        assert len(load_runs(tmp_path)) == 1
+        assert len(list((tmp_path / "mini-math").iterdir())) == 3
+
+    def test_restart_of_nothing(self, tmp_path: Path) -> None:
+        """A restart where nothing is recorded sets nothing aside."""
+        with open_run(tmp_path, manifest(), restart=True) as writer:
+            assert writer.set_aside is None
+
+
+class TestAppend:
+    @pytest.mark.parametrize("again", [[0], [3, 3]])
+    def test_twice(self, tmp_path: Path, again: list[int]) -> None:
+        """A sample cannot be recorded twice, and the refusal writes nothing."""
+        with open_run(tmp_path, manifest()) as writer:
+            segment = writer.start_segment("s0", warmup_samples=1, warmup_seconds=0.1)
+            writer.append([sample(0, segment)])
+            before = content(tmp_path)
+            with pytest.raises(RecordError, match=rf"'mini-math/00{again[0]}' a second time"):
+                writer.append([sample(i, segment) for i in (9, *again)])
+
+        assert content(tmp_path) == before
+
+    def test_wrong_segment(self, tmp_path: Path) -> None:
+        """A sample must carry the segment that this process has started."""
+        with open_run(tmp_path, manifest()) as writer:
+            with pytest.raises(RecordError, match="'segment': got 0, expected None"):
+                writer.append([sample(0)])
+            writer.start_segment("s0", warmup_samples=1, warmup_seconds=0.1)
+            with pytest.raises(RecordError, match="'segment': got 1, expected 0"):
+                writer.append([sample(0, 1)])
+
+    @pytest.mark.parametrize(
+        ("field", "value"), [("score", "high"), ("correct", 1), ("prompt_tokens", 1.0), ("answer", None)]
+    )
+    def test_unreadable_is_not_written(self, tmp_path: Path, field: str, value: Any) -> None:
+        """What could not be read back is refused before it is written."""
+        with open_run(tmp_path, manifest()) as writer:
+            segment = writer.start_segment("s0", warmup_samples=1, warmup_seconds=0.1)
+            with pytest.raises(RecordError, match=f"new sample 'mini-math/001': field '{field}'"):
+                writer.append([sample(0, segment), sample(1, segment, **{field: value})])
+
+            assert load_run(writer.folder).samples == ()
