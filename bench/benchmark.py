@@ -115,7 +115,8 @@ def _bare_forwards(host: Host, prompts: list[list[int]], settings: DecodeSetting
     cache = policy(settings.cache)
     began = perf_counter()
     session = host.open(canvas.padding, canvas.length, cached=cache.reuses)
-    for block in canvas.blocks(settings.block_length):
+    for at in range(canvas.start, canvas.length, settings.block_length):
+        block = slice(at, at + settings.block_length)
         window = slice(0, canvas.length)
         for _ in range(settings.block_length):
             session.forward(canvas.ids[:, window], window.start, block)

@@ -34,7 +34,7 @@ POLICIES = {
         CachePolicy("prefix", "block and suffix; keys and values before the block are reused",
                     lambda block, length: slice(block.start, length)),
         CachePolicy("dual", "the block only; prefix and suffix are reused",
-                    lambda block, length: slice(block.start, block.stop)),
+                    lambda block, length: slice(block.start, min(block.stop, length))),
     )
 }  # fmt: skip
 

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from l2pd_bench import __version__
+from l2pd_bench.cli_filter import filter_app
 from l2pd_bench.errors import BenchError, UsageError
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 mini_app = typer.Typer(help="Remake the embedded model and its test sets.", no_args_is_help=True)
 app.add_typer(mini_app, name="mini")
+app.add_typer(filter_app, name="filter")
 
 
 class Format(StrEnum):
@@ -81,7 +83,7 @@ def run(
     task: Annotated[list[str] | None, typer.Option(help="A task's name.")] = None,
     model: Annotated[str | None, typer.Option(help="The diffusion model to decode with. [default: mini]")] = None,
     cache: Annotated[list[str] | None, typer.Option(help="KV cache: none, prefix, dual. [default: none]")] = None,
-    eot: Annotated[list[str] | None, typer.Option(help="EoT policy: decode, stop. [default: decode]")] = None,
+    eot: Annotated[list[str] | None, typer.Option(help="EoT policy: decode, stop, predict. [default: decode]")] = None,
     gen_length: Annotated[list[int] | None, typer.Option(help="Masks to fill. [default: the task's]")] = None,
     block_length: Annotated[int | None, typer.Option(help="Masks of one block. [default: 32]")] = None,
     batch_size: Annotated[list[int] | None, typer.Option(help="Samples decoded together. [default: 1]")] = None,

@@ -16,9 +16,19 @@ import torch
 
 from l2pd_bench.cache import POLICIES
 from l2pd_bench.engine import STEP_CAP, Decoded, DecodeSettings, decode
-from l2pd_bench.errors import BenchError, PluginError
+from l2pd_bench.errors import BenchError, PluginError, UsageError
 from l2pd_bench.hosts.base import Host
-from l2pd_bench.probe import Witness, global_seed, on_meta, plain_loop, probe_host, where_defined, where_raised
+from l2pd_bench.probe import (
+    Witness,
+    begin_alone,
+    begin_on_meta,
+    global_seed,
+    on_meta,
+    plain_loop,
+    probe_host,
+    where_defined,
+    where_raised,
+)
 from l2pd_bench.registry import load_host, load_strategy
 from l2pd_bench.strategies.base import Context, Strategy
 
@@ -76,7 +86,15 @@ class Attempt(NamedTuple):
 
 
 def examine(strategy: Strategy) -> list[Check]:
-    """All rows, in the order of the table. One that fails stops those it would mislead."""
+    """All rows, in the order of the table. One that fails stops those it would mislead.
+
+    Raises UsageError for a strategy that decodes without blocks.
+    """
+    if strategy.frontier() is not None:
+        raise UsageError(
+            f"strategy '{strategy.name}': decodes without blocks, which is tried with one sample only; "
+            "check it with blocks, as its rule is the same"
+        )
     kit = _Kit(strategy)
     first = kit.decode()  # before all else: what comes later is compared with it
     rows: list[Check] = []
@@ -97,6 +115,7 @@ class _Kit:
         self.mini = load_host("mini", device="cpu", dtype="float32")
         self.host = probe_host(self.mini)
         self.prompts = [self.mini.encode(prompt) for prompt in PROMPTS]
+        self.baseline = load_strategy("fixed-step")[0]
 
     def decision(self, first: Attempt) -> Check:
         """What `select` returns is a Decision of masks, in every step."""
@@ -174,9 +193,11 @@ class _Kit:
     def loop(self, first: Attempt) -> Check:
         """The engine's bookkeeping makes no difference."""
         plain = []
+        references = self.references(self.host, self.prompts, range(len(self.prompts)), SETTINGS)
         for i, prompt in enumerate(self.prompts):
+            reference = None if references is None else references[i]
             with global_seed(0):
-                plain.append(plain_loop(self.host, self.strategy, prompt, i, _context(first)))
+                plain.append(plain_loop(self.host, self.strategy, prompt, i, _context(first), reference))
         return self.same(
             "loop", "the same as in a loop without cache and engine", LOOP, first, first._replace(samples=plain)
         )
@@ -208,7 +229,7 @@ class _Kit:
     def meta(self, first: Attempt) -> Check:
         """Nothing is read on the host, and nothing made on a device of its own."""
         try:
-            select = self.strategy.begin(_context(first))
+            select = begin_on_meta(self.strategy, _context(first))
             devices = {select(on_meta(view)).commit.device.type for view in first.witness.views[:META_STEPS]}
         except Exception as error:  # noqa: BLE001  # a stranger's code: whatever it raises is the finding
             text = _line(error)
@@ -220,12 +241,13 @@ class _Kit:
 
     def speed(self, first: Attempt) -> Check:
         """Microseconds of `select`, in turns with `fixed-step`: told, not judged."""
-        views = self.decode(order=(0,)).witness.views
+        alone = self.decode(order=(0,))
+        views = alone.witness.views
         times: tuple[list[float], list[float]] = ([], [])
         with torch.inference_mode():
             for _ in range(SPEED_ROUNDS):
-                for strategy, taken in zip((self.strategy, load_strategy("fixed-step")[0]), times, strict=True):
-                    select = strategy.begin(_context(first))
+                for strategy, taken in zip((self.strategy, self.baseline), times, strict=True):
+                    select = begin_alone(self.host, strategy, _context(alone), self.prompts[0])
                     for view in views:
                         began = perf_counter()
                         select(view)
@@ -248,7 +270,9 @@ class _Kit:
         chosen = [self.prompts[i] for i in order] if prompts is None else prompts
         try:
             with global_seed(global_random):
-                done = decode(host or self.host, cast(Strategy, witness), chosen, order[: len(chosen)], settings)
+                model, seeds = host or self.host, order[: len(chosen)]
+                references = self.references(model, chosen, seeds, settings)
+                done = decode(model, cast(Strategy, witness), chosen, seeds, settings, references)
         except Exception as error:  # noqa: BLE001  # a stranger's code: whatever it raises is the finding
             own = where_raised(error, getsourcefile(type(self.strategy)))
             where = own or where_defined(witness.rule, type(self.strategy))
@@ -260,6 +284,14 @@ class _Kit:
             text = str(error) if isinstance(error, PluginError) else _line(error)
             return Attempt(witness, [], "decision", text if witness.stage == "tokens" else f"{text}; {MASKS}", where)
         return Attempt(witness, done.samples)
+
+    def references(
+        self, host: Host, prompts: Sequence[Sequence[int]], seeds: Sequence[int], settings: DecodeSettings
+    ) -> list[list[int]] | None:
+        """What an oracle is shown."""
+        if not self.strategy.uses_reference:
+            return None
+        return [s.output_ids for s in decode(host, self.baseline, prompts, seeds, settings).samples]
 
     def same(self, name: str, text: str, advice: str, wanted: Attempt, got: Attempt) -> Check:
         """Whether two attempts came out alike, sample by sample."""

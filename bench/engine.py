@@ -7,27 +7,26 @@ engine knows nothing of tasks, graders or files.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from l2pd_bench import noise
+from l2pd_bench import step
+from l2pd_bench.auxiliary import Auxiliary
 from l2pd_bench.cache import POLICIES, policy
 from l2pd_bench.canvas import Canvas
 from l2pd_bench.errors import PluginError, UsageError, unknown
 from l2pd_bench.hosts.base import Host
 from l2pd_bench.measure import Stopwatch
-from l2pd_bench.strategies.base import Context, Decision, StepView, Strategy
+from l2pd_bench.strategies.base import Context, Frontier, Strategy
 
 EOT_POLICIES = {
     "decode": "fill the whole canvas",
     "stop": "a sample ends once an EoT is committed and everything before it is filled",
+    "predict": "the canvas is cut behind an EoT once one is predicted (Learn2PD's EoTP)",
 }
 STEP_CAP = 4  # forwards per position of a block, after which a remasking rule is taken to loop for ever
-
-_SAMPLING, _ORDER = 1, 2  # independent streams of random numbers
 
 
 @dataclass(frozen=True)
@@ -64,11 +63,14 @@ class Decoded:
     """One sample's outcome; all counts are its own, whatever batch it was in."""
 
     output_ids: list[int]  # the generation region, up to where the sample ended
-    nfe_full: int = 0  # forwards it was active in that fed the whole canvas
-    nfe_window: int = 0  # forwards it was active in that fed part of it
-    positions: int = 0  # columns fed for it, padding not counted
-    flops: int = 0
+    nfe_full: int = 0  # forwards it was active in that fed all its columns
+    nfe_window: int = 0  # forwards it was active in that fed part of them
+    nfe_auxiliary: int = 0  # forwards of the strategy's own models
+    positions: int = 0  # columns fed to the host for it, padding not counted
+    flops: int = 0  # of the host and of the strategy's own models
     forced_commits: int = 0  # steps in which the strategy chose nothing for it
+    overrides: int = 0  # steps in which the strategy filled in other tokens than the model's picks
+    cut_tokens: int = 0  # columns that EoT prediction cut off
 
 
 @dataclass(frozen=True)
@@ -87,164 +89,199 @@ def decode(
     prompts: Sequence[Sequence[int]],
     seeds: Sequence[int],
     settings: DecodeSettings,
+    references: Sequence[Sequence[int]] | None = None,
 ) -> BatchDecoded:
     """Fill a batch of canvases. `seeds`: one per prompt, see `noise.sample_seed`.
 
-    Raises UsageError for no prompts or another number of seeds, and PluginError if the
-    strategy breaks its contract or never finishes a block.
+    `references`: the `output_ids` of the baseline's decode in the same setting, for a
+    strategy that is shown them (`uses_reference`); under EoT policy `predict` its canvas
+    ends where the reference does from the beginning.
+    Raises UsageError for no prompts, another number of seeds or references, references
+    that are missing, and settings that the strategy cannot be decoded in; PluginError if
+    it breaks its contract or never finishes a block.
     """
     if not 0 < len(prompts) == len(seeds):
         raise UsageError(f"decode: got {len(prompts)} prompts and {len(seeds)} seeds, expected as many, at least one")
+    if strategy.uses_reference and (references is None or len(references) != len(prompts)):
+        raise UsageError(
+            f"strategy '{strategy.name}': got {len(references or [])} reference decodes for {len(prompts)} prompts, "
+            "expected one for each: those of fixed-step in the same setting"
+        )
+    check_frontier(strategy, settings, len(prompts))
     with torch.inference_mode():
-        return _decode(host, strategy, prompts, seeds, settings)
+        return _decode(host, strategy, prompts, seeds, settings, references if strategy.uses_reference else None)
+
+
+def check_frontier(strategy: Strategy, settings: DecodeSettings, batch_size: int) -> None:
+    """Raise UsageError if a strategy that decodes without blocks is asked for what only blocks have."""
+    if strategy.frontier() is None:
+        return
+    if strategy.uses_reference:
+        raise PluginError(f"strategy '{strategy.name}': got both uses_reference and frontier(), expected at most one")
+    why = f"strategy '{strategy.name}': decodes from a frontier of its own, without blocks"
+    if settings.cache != "none":
+        raise UsageError(f"{why}; got cache '{settings.cache}', expected none, as what it reuses is its own parameter")
+    if batch_size != 1:
+        raise UsageError(f"{why}; got a batch of {batch_size}, expected 1, as every sample's frontier moves on its own")
+
+
+def prepare(host: Host, strategy: Strategy, settings: DecodeSettings) -> None:
+    """Have a strategy load its own models, so that what it lacks is known before anything is decoded.
+
+    Raises whatever its `begin` raises, and UsageError as `decode` does.
+    """
+    check_frontier(strategy, settings, 1)
+    strategy.begin(_context(host, settings, Auxiliary(host, [0], 1 + settings.gen_length)))
+
+
+def _context(host: Host, settings: DecodeSettings, auxiliary: Auxiliary) -> Context:
+    return Context(
+        block_length=settings.block_length,
+        gen_length=settings.gen_length,
+        mask_id=host.mask_id,
+        eot_id=host.eot_id,
+        vocab_size=host.vocab_size,
+        tokenizer_id=host.tokenizer_id,
+        temperature=settings.temperature,
+        host=host.name,
+        weights_hash=host.weights_hash,
+        module=auxiliary.module,
+        scorer=auxiliary.scorer,
+    )
 
 
 def _decode(
-    host: Host, strategy: Strategy, prompts: Sequence[Sequence[int]], seeds: Sequence[int], settings: DecodeSettings
+    host: Host,
+    strategy: Strategy,
+    prompts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    settings: DecodeSettings,
+    references: Sequence[Sequence[int]] | None,
 ) -> BatchDecoded:
-    cache, n = policy(settings.cache), settings.block_length
-    canvas = Canvas(prompts, seeds, settings.gen_length, host.mask_id, host.device)
-    context = Context(n, settings.gen_length, host.mask_id, host.eot_id, host.vocab_size, host.tokenizer_id)
+    cache, n, frontier = policy(settings.cache), settings.block_length, strategy.frontier()
+    reference = None
+    if references is not None:
+        whole = [[*ids, *[host.eot_id] * (settings.gen_length - len(ids))] for ids in references]
+        reference = torch.tensor(whole, device=host.device)
+    canvas = Canvas(prompts, seeds, settings.gen_length, host.mask_id, host.device, reference)
     samples = [Decoded([]) for _ in prompts]
+    auxiliary = Auxiliary(host, canvas.padding, canvas.length)
     watch = Stopwatch(host.device)
-    session = host.open(canvas.padding, canvas.length, cached=cache.reuses)
-    select = strategy.begin(context)
-    for block in canvas.blocks(n):
-        rows = [[host.mask_id] * n for _ in canvas.rows]  # the block as last read
+    session = host.open(canvas.padding, canvas.length, cached=cache.reuses or frontier is not None)
+    select = strategy.begin(_context(host, settings, auxiliary))
+    if references is not None and settings.eot == "predict":
+        ends = [canvas.start + len(ids) for ids in references]
+        canvas.cut(torch.tensor(ends, device=host.device))
+        canvas.trim(ends)
+        session.resize(ends)
+    for turn, (block, first_window) in enumerate(_turns(canvas, samples, n, frontier)):
+        rows = [step.RowRead([], end, False, False) for end in canvas.lengths]  # as last read
         active = [True] * len(rows)
-        step = 0
-        while any(active):
-            if step == STEP_CAP * n:
+        steps = 0
+        visible = canvas.length if frontier is None else block.stop  # there is nothing beyond a frontier's lookahead
+        if frontier is not None:
+            session.resize([visible])
+        while any(active) and not (frontier is not None and steps):
+            if steps == STEP_CAP * n or (frontier is not None and turn == STEP_CAP * settings.gen_length):
                 raise PluginError(
-                    f"strategy '{strategy.name}': a block of {n} still has masks after {step} forwards, expected at "
-                    f"most {STEP_CAP} per position; does it remask as many positions as it commits?"
+                    f"strategy '{strategy.name}': a block still has masks after {max(steps, turn)} forwards, expected "
+                    f"at most {STEP_CAP} per position; does it remask as many positions as it commits?"
                 )
             # 1) one forward over the window the cache policy asks for
-            window = slice(0, canvas.length) if step == 0 else cache.window(block, canvas.length)
+            window = first_window if steps == 0 else cache.window(block, canvas.length)
+            ahead = window.stop if settings.eot == "predict" else min(block.stop, window.stop)
             mark = watch.start()
-            logits = session.forward(canvas.ids[:, window], window.start, block)  # (B, N, V)
+            logits = session.forward(canvas.ids[:, window], window.start, slice(block.start, ahead))  # (B, C, V)
             watch.stop("model", mark)
             # 2) what the strategy sees, and 3) what it decides
-            view = _observe(host, canvas, logits, block, step, settings.temperature)
+            spent = steps if frontier is None else samples[0].nfe_full + samples[0].nfe_window
+            seen = step.predict(host, canvas, logits, block.start, spent, settings.temperature)
+            view = step.observe(host, canvas, seen, block, spent, is_drawn=settings.temperature > 0)
             mark = watch.start()
             decision = select(view)
             watch.stop("select", mark)
-            # 4) fill, 5) read the block back, 6) count
-            forced = _commit(strategy, canvas, view, decision, host.mask_id)
-            read = _read(canvas.ids[:, block], forced)
+            # 4) fill, perhaps cut, and 5) read it back
+            applied = step.commit(strategy, canvas, view, decision, host)
+            if settings.eot == "predict" and reference is None:
+                step.cut(host, canvas, seen, applied, block.start)
+            read = step.read(canvas, block, applied)
+            # 6) count, for every row by itself
+            helped, helped_flops = auxiliary.take(len(rows))
             for i in [i for i, is_active in enumerate(active) if is_active]:
-                *rows[i], was_forced = read[i]
-                if decision.tokens is not None and not 0 <= min(rows[i]) <= max(rows[i]) < host.vocab_size:
+                length, rows[i] = min(canvas.lengths[i], visible), read[i]
+                ids = rows[i].ids[: rows[i].end - block.start]
+                if decision.tokens is not None and ids and not 0 <= min(ids) <= max(ids) < host.vocab_size:
                     raise PluginError(
-                        f"strategy '{strategy.name}': filled in ids from {min(rows[i])} to {max(rows[i])}, "
+                        f"strategy '{strategy.name}': filled in ids from {min(ids)} to {max(ids)}, "
                         f"expected ids from 0 to {host.vocab_size - 1}"
                     )
                 sample = samples[canvas.rows[i]]
-                sample.forced_commits += was_forced
-                _count(sample, host, window, canvas.padding[i], canvas.length, n)
-                masks_left = host.mask_id in rows[i]
-                if masks_left and _ends(rows[i], host, settings.eot):
+                sample.forced_commits += rows[i].forced
+                sample.overrides += rows[i].overridden
+                sample.nfe_auxiliary += helped
+                sample.flops += helped_flops[i]
+                _count(sample, host, window, canvas.padding[i], length, min(ahead, length) - block.start)
+                masks_left = host.mask_id in ids
+                if masks_left and _ends(ids, host, settings.eot):
                     block_ids = canvas.ids[i, block]  # nothing more to choose in this row
                     block_ids.masked_fill_(block_ids == host.mask_id, host.eot_id)
                     masks_left = False
                 active[i] = masks_left
-            step += 1
+            if canvas.trim([row.end for row in read]):
+                session.resize(canvas.lengths)
+            steps += 1
         # 7) the block is done: keep its tokens, and only the rows that go on
         going = []
         for i, row in enumerate(rows):
-            ended = _ends(row, host, settings.eot)
-            samples[canvas.rows[i]].output_ids += row[: row.index(host.eot_id) + 1] if ended else row
-            if not ended:
+            sample, ids = samples[canvas.rows[i]], row.ids[: row.end - block.start]
+            ids = ids[: ids.index(host.mask_id)] if host.mask_id in ids else ids  # a frontier leaves masks
+            ended = _ends(ids, host, settings.eot)
+            sample.output_ids += ids[: ids.index(host.eot_id) + 1] if ended else ids
+            sample.cut_tokens = canvas.start + settings.gen_length - row.end
+            if not ended and canvas.start + len(sample.output_ids) < row.end:
                 going.append(i)
         if not going:
             break
         if len(going) < len(rows):
             session.keep(canvas.keep(going))
+            session.resize(canvas.lengths)
     decode_s, parts = watch.finish()
     return BatchDecoded(samples, decode_s, parts["model"], parts["select"])
 
 
-def _observe(host: Host, canvas: Canvas, logits: Tensor, block: slice, step: int, temperature: float) -> StepView:
-    """The view of the active block: picks and confidences in float32, the same for every strategy.
+def _turns(
+    canvas: Canvas, samples: Sequence[Decoded], n: int, frontier: Frontier | None
+) -> Iterator[tuple[slice, slice]]:
+    """The active blocks, left to right, each with the window of its first forward; the canvas may shrink meanwhile.
 
-    A pick is the most likely token (the lowest id among equals), or at a temperature a
-    sample by the Gumbel-max trick; MASK is never picked. Its confidence is its
-    probability under the untempered softmax.
+    A frontier's block begins at the first mask and gets one forward (APD, section A.6 of
+    its description: all of the canvas at first, then what is near the frontier).
     """
-    logits = logits.float()
-    logits[..., host.mask_id] = -torch.inf
-    offset = block.start - canvas.start
-    offsets = torch.arange(offset, offset + logits.shape[1], device=logits.device)
-    if temperature > 0:
-        key = noise.keys(canvas.seeds, _SAMPLING, offsets, step)
-        tokens = (logits / temperature + noise.gumbel(key, logits.shape[-1])).argmax(-1)
-        picked = logits.gather(-1, tokens[..., None]).squeeze(-1)
-    else:
-        picked, tokens = logits.max(-1)
-    return StepView(
-        tokens=tokens,
-        confidence=(picked - logits.logsumexp(-1)).exp(),
-        logits=logits,
-        candidates=canvas.ids[:, block] == host.mask_id,
-        canvas=canvas.ids,
-        start=block.start,
-        step=step,
-        rows=tuple(canvas.rows),
-        uniform=lambda: noise.uniform(noise.keys(canvas.seeds, _ORDER, offsets, step)),
-    )
-
-
-def _commit(strategy: Strategy, canvas: Canvas, view: StepView, decision: Decision, mask_id: int) -> Tensor:
-    """Apply a decision to the canvas: clipped to candidates, and never without progress.
-
-    A row with candidates of which none was chosen commits its most confident one; which
-    rows those are is returned, (B, 1) bool. Remasking reaches open rows' committed
-    positions only.
-    """
-    if not isinstance(decision, Decision):
-        raise PluginError(f"strategy '{strategy.name}': select must return a Decision, got {type(decision).__name__}")
-    block_ids = canvas.ids[:, view.start : view.start + view.tokens.shape[1]]
-    candidates = block_ids == mask_id  # anew: a rule may have worked in place on those it was shown
-    _check(strategy, "commit", decision.commit, torch.bool, candidates)
-    commit = decision.commit & candidates
-    is_open = candidates.any(-1, keepdim=True)
-    stuck = is_open & ~commit.any(-1, keepdim=True)  # (B, 1)
-    first = view.confidence.masked_fill(~candidates, -1.0).argmax(-1, keepdim=True)
-    commit.scatter_(1, first, commit.gather(1, first) | stuck)
-    tokens = view.tokens
-    if decision.tokens is not None:
-        _check(strategy, "tokens", decision.tokens, torch.int64, candidates)
-        tokens = torch.where(stuck, tokens, decision.tokens)
-    filled = torch.where(commit, tokens, block_ids)
-    if decision.remask is not None:
-        _check(strategy, "remask", decision.remask, torch.bool, candidates)
-        filled.masked_fill_(decision.remask & ~commit & is_open, mask_id)
-    block_ids.copy_(filled)
-    return stuck
-
-
-def _check(strategy: Strategy, field: str, got: object, dtype: torch.dtype, like: Tensor) -> None:
-    """Raise PluginError unless `got` is a tensor of `dtype`, shaped like `like` (metadata only)."""
-    if isinstance(got, Tensor) and got.dtype == dtype and got.shape == like.shape:
+    if frontier is None:
+        at = canvas.start
+        while at < canvas.length:
+            yield slice(at, at + n), slice(0, canvas.length)
+            at += n
         return
-    found = f"{got.dtype} {tuple(got.shape)}" if isinstance(got, Tensor) else type(got).__name__
-    raise PluginError(f"strategy '{strategy.name}': {field} must be {dtype} of shape {tuple(like.shape)}, got {found}")
+    at, left = canvas.start, 0
+    while at < canvas.length:
+        stop = canvas.length if frontier.lookahead is None else min(at + frontier.lookahead, canvas.length)
+        yield slice(at, stop), slice(left, stop)
+        before, at = at, canvas.start + len(samples[0].output_ids)
+        left = 0 if frontier.window is None else max(before - frontier.window + 1, 0)
 
 
-def _read(block_ids: Tensor, forced: Tensor) -> list[list[int]]:
-    """The only read of a tensor on the host in a step: per row, the block's N ids and whether it was forced."""
-    rows: list[list[int]] = torch.cat([block_ids, forced], 1).tolist()
-    return rows
-
-
-def _ends(row: list[int], host: Host, eot: str) -> bool:
+def _ends(ids: list[int], host: Host, eot: str) -> bool:
     """Whether a sample ends in this block: an EoT is committed and every position before it is filled."""
-    return eot == "stop" and host.eot_id in row and host.mask_id not in row[: row.index(host.eot_id)]
+    return eot == "stop" and host.eot_id in ids and host.mask_id not in ids[: ids.index(host.eot_id)]
 
 
 def _count(sample: Decoded, host: Host, window: slice, padding: int, length: int, logits: int) -> None:
-    """Add one forward to a sample's counters, as if it had been decoded alone."""
-    fed = window.stop - max(window.start, padding)
+    """Add one forward to a sample's counters, as if it had been decoded alone.
+
+    `length` is the row's own, before this forward; `logits` the rows of the head.
+    """
+    fed = min(window.stop, length) - max(window.start, padding)
     if fed == length - padding:
         sample.nfe_full += 1
     else:

@@ -66,12 +66,12 @@ def load_reference(target: str, attribute: str) -> Any:
     return thing
 
 
-def code_hash(cls: type, where: str) -> str:
-    """SHA-256 (hex) of the source file of a class."""
+def code_hash(cls: type, where: str, fingerprint: str) -> str:
+    """SHA-256 (hex) of the source file of a class, followed by `fingerprint`."""
     source = inspect.getsourcefile(cls)
     if source is None:
         raise PluginError(f"{where}: got no source file, expected one, because records hold its hash")
-    return hashlib.sha256(Path(source).read_bytes()).hexdigest()
+    return hashlib.sha256(Path(source).read_bytes() + fingerprint.encode()).hexdigest()
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -104,7 +104,7 @@ def _check_strategy(thing: object, where: str) -> None:
     if not isinstance(getattr(thing, "name", None), str):
         raise PluginError(f"{where}: got no name, expected `name: ClassVar[str]`")
     begin, select = getattr(thing, "begin", None), getattr(thing, "select", None)
-    if begin is None or (begin is Strategy.begin and select is Strategy.select):
+    if Strategy not in thing.__mro__ or (begin is Strategy.begin and select is Strategy.select):
         raise PluginError(f"{where}: got neither select() nor begin(), expected a subclass of Strategy with either")
 
 

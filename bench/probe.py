@@ -10,7 +10,7 @@ import random
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from inspect import getsourcefile, getsourcelines, isfunction
 from pathlib import Path
 from typing import Any, cast
@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 
 from l2pd_bench import noise
+from l2pd_bench.auxiliary import Auxiliary
 from l2pd_bench.engine import STEP_CAP, Decoded
 from l2pd_bench.errors import BenchError, PluginError
 from l2pd_bench.hosts.base import Host, Session
 from l2pd_bench.hosts.mini import MiniHost
-from l2pd_bench.strategies.base import Context, Decision, Select, StepView, Strategy
+from l2pd_bench.strategies.base import Context, Decision, Frontier, Select, StepView, Strategy
 
 SPECIAL = 8  # ids below are left to masks, EoT and their like
 
@@ -38,7 +39,8 @@ class ProbeSession:
     def __init__(self, host: MiniHost, padding: Sequence[int], length: int) -> None:
         self.host, self.ids = host, torch.zeros(len(padding), length, dtype=torch.int64)
         self.from_right = length - torch.arange(length)  # (L,)
-        self.is_used = torch.arange(length) >= torch.tensor(list(padding))[:, None]  # (B, L)
+        self.columns, self.padding = torch.arange(length), torch.tensor(list(padding))
+        self.is_used = self.columns >= self.padding[:, None]  # (B, L)
 
     def forward(self, ids: Tensor, start: int, block: slice) -> Tensor:
         """See `Session.forward`."""
@@ -61,7 +63,12 @@ class ProbeSession:
 
     def keep(self, rows: Tensor) -> None:
         """See `Session.keep`."""
-        self.ids, self.is_used = self.ids[rows], self.is_used[rows]
+        self.ids, self.is_used, self.padding = self.ids[rows], self.is_used[rows], self.padding[rows]
+
+    def resize(self, lengths: Sequence[int]) -> None:
+        """See `Session.resize`."""
+        ends = torch.tensor(list(lengths))[:, None]
+        self.is_used = (self.columns >= self.padding[:, None]) & (self.columns < ends)
 
 
 class ProbeHost(MiniHost):
@@ -85,7 +92,7 @@ class Witness:
     """Stands between the engine and a strategy, and keeps what passed; the strategy sees no difference."""
 
     def __init__(self, strategy: Strategy) -> None:
-        self.strategy, self.name = strategy, strategy.name
+        self.strategy, self.name, self.uses_reference = strategy, strategy.name, strategy.uses_reference
         self.stage = ""  # begin, select, decision (returned), tokens (refused here)
         self.rule: object = type(strategy)  # where its code begins
         self.context: Context | None = None
@@ -94,6 +101,10 @@ class Witness:
         self.turns = self.idle = 0  # steps of open rows; those in which nothing was chosen
         self.remasks = False
         self.changed: str | None = None  # the field of the view that was written to
+
+    def frontier(self) -> Frontier | None:
+        """The strategy's."""
+        return self.strategy.frontier()
 
     def begin(self, context: Context) -> Select:
         """The strategy's rule, with every call observed."""
@@ -154,16 +165,44 @@ def on_meta(view: StepView) -> StepView:
     return StepView(**{**values, "uniform": drawn, **{name: value.to("meta") for name, value in tensors(view)}})
 
 
+def begin_on_meta(strategy: Strategy, context: Context) -> Select:
+    """The strategy's rule with its own models on the device that has no data."""
+    return strategy.begin(
+        replace(context, module=lambda name, build: build().to("meta"), scorer=lambda name: _MetaScorer())
+    )
+
+
+class _MetaScorer:
+    """Scores of the right shape."""
+
+    def score(self, view: StepView, tokens: Tensor) -> Tensor:
+        """See `Scorer.score`."""
+        return torch.empty_like(view.logits)
+
+
+def begin_alone(host: Host, strategy: Strategy, context: Context, prompt: Sequence[int]) -> Select:
+    """The strategy's rule for one prompt, with models of its own that have seen nothing yet."""
+    own = Auxiliary(host, [0], len(prompt) + context.gen_length)
+    return strategy.begin(replace(context, module=own.module, scorer=own.scorer))
+
+
 @torch.inference_mode()
-def plain_loop(host: Host, strategy: Strategy, prompt: Sequence[int], seed: int, context: Context) -> Decoded:
-    """Decode one prompt by the definition, without the engine.
+def plain_loop(
+    host: Host,
+    strategy: Strategy,
+    prompt: Sequence[int],
+    seed: int,
+    context: Context,
+    reference: Sequence[int] | None = None,
+) -> Decoded:
+    """Decode one prompt by the definition, without the engine; `reference` is for an oracle.
 
     The canvas is a Python list, remade as a tensor for every step and predicted by a
     session that has seen nothing before.
     """
     n, mask_id = context.block_length, context.mask_id
     canvas, nfe, forced = [*prompt, *[mask_id] * context.gen_length], 0, 0
-    select = strategy.begin(context)
+    select = begin_alone(host, strategy, context, prompt)
     for start in range(len(prompt), len(canvas), n):
         block, step = range(start, start + n), 0
         while any(canvas[c] == mask_id for c in block) and step < STEP_CAP * n:
@@ -183,9 +222,10 @@ def plain_loop(host: Host, strategy: Strategy, prompt: Sequence[int], seed: int,
                 step=step,
                 rows=(0,),
                 uniform=lambda key=key: noise.uniform(key),  # type: ignore[misc]
+                reference=None if reference is None else torch.tensor([reference[start - len(prompt) :][:n]]),
             )
             picks, sure = tokens[0].tolist(), confidence[0].tolist()
-            commit, given, remask = select(view)
+            commit, given, remask, _ = select(view)
             masked = [c for c in block if canvas[c] == mask_id]
             chosen = [c for c in masked if bool(commit[0, c - start])]
             fill = {c: picks[c - start] if given is None else int(given[0, c - start]) for c in chosen}

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 
 from l2pd_bench.engine import DecodeSettings
 from l2pd_bench.hosts.base import Host
+from l2pd_bench.strategies.base import Frontier
 from l2pd_bench.tasks.base import Task
 
 
@@ -31,6 +32,7 @@ class Protocol:
     prompt_format: str
     gen_length: int
     block_length: int
+    schedule: str  # "blocks", or how a strategy's own frontier moves
     cache: str
     eot: str
     temperature: float
@@ -43,8 +45,10 @@ class Protocol:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
-def protocol_of(host: Host, task: Task, settings: DecodeSettings, *, seed: int, batch_size: int) -> Protocol:
-    """The protocol of decoding `task` on `host` under `settings`."""
+def protocol_of(
+    host: Host, task: Task, settings: DecodeSettings, *, frontier: Frontier | None, seed: int, batch_size: int
+) -> Protocol:
+    """The protocol of decoding `task` on `host` under `settings`; a strategy's frontier is a setting of its own."""
     return Protocol(
         model=host.name,
         revision=host.revision,
@@ -58,6 +62,7 @@ def protocol_of(host: Host, task: Task, settings: DecodeSettings, *, seed: int, 
         prompt_format=task.prompt_format,
         gen_length=settings.gen_length,
         block_length=settings.block_length,
+        schedule="blocks" if frontier is None else f"frontier, W {frontier.window}, M {frontier.lookahead}",
         cache=settings.cache,
         eot=settings.eot,
         temperature=settings.temperature,

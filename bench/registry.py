@@ -37,7 +37,8 @@ class StrategySpec:
     """What a record says about the strategy that ran: enough to make it again.
 
     `params` holds every hyper-parameter, `spec` and `slug` only those that differ from
-    their defaults. `code_hash` is the SHA-256 of the source file of the class.
+    their defaults. `code_hash` is the SHA-256 of the source file of the class, and of the
+    strategy's fingerprint if it has one.
     """
 
     name: str
@@ -89,7 +90,8 @@ def load_strategy(text: str) -> tuple[Strategy, StrategySpec]:
         raise UsageError(f"{what}: {error}") from error
     params = {p.name: values.get(p.name, p.default) for p in parameters}
     spec = specs.canonical(name, values, parameters)
-    return strategy, StrategySpec(name, params, spec, specs.slug(spec), *origin, plugins.code_hash(cls, what))
+    code = plugins.code_hash(cls, what, strategy.fingerprint())
+    return strategy, StrategySpec(name, params, spec, specs.slug(spec), *origin, code)
 
 
 def load_task(name: str) -> Task:

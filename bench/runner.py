@@ -22,7 +22,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.progress import Task as Bar
 from rich.text import Text
 
-from l2pd_bench.engine import BatchDecoded, Decoded, DecodeSettings, decode
+from l2pd_bench.cells import Cell, find_references, turns
+from l2pd_bench.engine import BatchDecoded, Decoded, DecodeSettings, check_frontier, decode, prepare
 from l2pd_bench.errors import BenchError, PluginError, UsageError
 from l2pd_bench.hosts.base import Host
 from l2pd_bench.measure import environment, git_state
@@ -33,22 +34,9 @@ from l2pd_bench.registry import StrategySpec, load_host, load_strategy, load_tas
 from l2pd_bench.schema import Git, Manifest, Nfe, Sample, Seconds, StrategyRecord, Tokens
 from l2pd_bench.strategies.base import Strategy
 from l2pd_bench.tasks.base import Item, Task, cut_at
-from l2pd_bench.writer import RunWriter, new_session, open_run
+from l2pd_bench.writer import new_session, open_run
 
 Prompts = dict[tuple[str, str], list[int]]  # by task and doc_id, as ids are a task's own
-
-
-@dataclass
-class Cell:
-    """One strategy on one task under one setting: a row of a board, a folder of records."""
-
-    strategy: Strategy
-    task: Task
-    settings: DecodeSettings
-    batch_size: int
-    writer: RunWriter
-    segment: int = -1
-    failed: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,9 +57,13 @@ def execute(plan: Plan, *, command: str, restart: bool = False) -> Outcome:
     """
     strategies = [load_strategy(text) for text in plan.strategy]
     _refuse_twice(plan.strategy, [spec.spec for _, spec in strategies])
+    told = [_told(strategy, spec) for strategy, spec in strategies]
+    _refuse_blind(told)
     tasks = [load_task(name) for name in plan.task]
     settings = {task.name: list(_settings(plan, task)) for task in tasks}
+    _refuse_impossible([strategy for strategy, _ in strategies], [s for group in settings.values() for s in group])
     host = load_host(plan.model, device=plan.device, dtype=plan.dtype)
+    _prepare(host, [strategy for strategy, _ in strategies], [s for group in settings.values() for s, _ in group])
     items = {task.name: _items(task)[: plan.limit] for task in tasks}
     prompts = {(task.name, i.doc_id): host.encode(i.prompt) for task in tasks for i in items[task.name]}
     console = Console(stderr=True)
@@ -80,14 +72,15 @@ def execute(plan: Plan, *, command: str, restart: bool = False) -> Outcome:
         machine, git = environment(), Git(**git_state())
         for task in tasks:
             cells[task.name] = []
-            for (setting, batch_size), (strategy, spec) in product(settings[task.name], strategies):
-                protocol = protocol_of(host, task, setting, seed=plan.seed, batch_size=batch_size)
+            for (setting, batch_size), (i, (strategy, spec)) in product(settings[task.name], enumerate(strategies)):
+                frontier = strategy.frontier()
+                protocol = protocol_of(host, task, setting, frontier=frontier, seed=plan.seed, batch_size=batch_size)
                 manifest = Manifest(
                     run_id=_run_id(protocol.hash, spec),
                     command=command,
                     protocol=asdict(protocol),
                     protocol_hash=protocol.hash,
-                    strategy=StrategyRecord(**{**asdict(spec), "params": dict(spec.params)}),
+                    strategy=told[i],
                     environment=machine,
                     git=git,
                     planned=len(items[task.name]),
@@ -97,6 +90,7 @@ def execute(plan: Plan, *, command: str, restart: bool = False) -> Outcome:
                 for notice in filter(None, (writer.recovered, writer.set_aside and f"set aside: {writer.set_aside}")):
                     console.print(f"note: {notice}", style="yellow", markup=False)
                 cells[task.name].append(Cell(strategy, task, setting, batch_size, writer))
+            find_references(cells[task.name])
         return _run_cells(host, plan, tasks, items, prompts, cells, console, command)
 
 
@@ -111,7 +105,7 @@ def _run_cells(
     command: str,
 ) -> Outcome:
     every = [cell for group in cells.values() for cell in group]
-    left = sum(len(items[cell.task.name]) - len(_done(cell, items[cell.task.name])) for cell in every)
+    left = sum(len(items[cell.task.name]) - len(cell.done(items[cell.task.name])) for cell in every)
     session = new_session()
     columns = (
         TextColumn("{task.description}"),
@@ -124,7 +118,7 @@ def _run_cells(
         with Progress(*columns, console=console, transient=True) as progress:
             bar = progress.add_task("decoding", total=left)
             for task in tasks:
-                for cell, batch in _turns(cells[task.name], items[task.name]):
+                for cell, batch in turns(cells[task.name], items[task.name]):
                     progress.update(bar, description=f"{task.name} {cell.writer.manifest.strategy.spec}")
                     if cell.failed is None:
                         _run_batch(host, plan, cell, batch, prompts, session)
@@ -134,7 +128,7 @@ def _run_cells(
                         cell.writer.finish("finished")
     except KeyboardInterrupt:
         for cell in every:
-            if len(_done(cell, items[cell.task.name])) < len(items[cell.task.name]):
+            if len(cell.done(items[cell.task.name])) < len(items[cell.task.name]):
                 cell.writer.finish("interrupted")
         return Outcome([c.writer.folder for c in every], 130, f"interrupted; to continue: {command}")
     failures = [f"failed: {c.writer.folder}: {c.failed}" for c in every if c.failed is not None]
@@ -146,10 +140,11 @@ def _run_batch(host: Host, plan: Plan, cell: Cell, batch: Sequence[Item], prompt
     ids = [prompts[cell.task.name, item.doc_id] for item in batch]
     seeds = [sample_seed(plan.seed, item.doc_id) for item in batch]
     try:
+        references = cell.references(batch)
         if cell.segment < 0:
-            warmup = decode(host, cell.strategy, ids, seeds, cell.settings)
+            warmup = decode(host, cell.strategy, ids, seeds, cell.settings, references)
             cell.segment = cell.writer.start_segment(session, warmup_samples=len(batch), warmup_seconds=warmup.decode_s)
-        decoded = decode(host, cell.strategy, ids, seeds, cell.settings)
+        decoded = decode(host, cell.strategy, ids, seeds, cell.settings, references)
         pairs = list(zip(batch, ids, decoded.samples, strict=True))
         records = [_sample(host, cell, item, sample, decoded, len(prompt)) for item, prompt, sample in pairs]
     except BenchError as error:
@@ -191,10 +186,12 @@ def _sample(host: Host, cell: Cell, item: Item, sample: Decoded, batch: BatchDec
         correct=verdict.correct,
         score=verdict.score,
         tokens=Tokens(net=len(net), answer=_answer_tokens(host, net, answer_text), gross=cell.settings.gen_length),
-        nfe=Nfe(full=sample.nfe_full, window=sample.nfe_window, auxiliary=0),
+        nfe=Nfe(full=sample.nfe_full, window=sample.nfe_window, auxiliary=sample.nfe_auxiliary),
         positions=sample.positions,
         flops=sample.flops,
         forced_commits=sample.forced_commits,
+        overrides=sample.overrides,
+        cut_tokens=sample.cut_tokens,
         seconds=Seconds(
             decode=batch.decode_s / size,
             model=batch.model_s / size,
@@ -224,15 +221,37 @@ def _settings(plan: Plan, task: Task) -> Iterator[tuple[DecodeSettings, int]]:
         yield DecodeSettings(length, plan.block_length, cache, eot, plan.temperature), batch_size
 
 
-def _turns(cells: Sequence[Cell], items: Sequence[Item]) -> Iterator[tuple[Cell, Sequence[Item]]]:
-    """The batches of all cells, each cell's spread evenly over the whole, equals in rotating order."""
-    turns = []
-    for place, cell in enumerate(cells):
-        batches = list(_chunks([item for item in items if item.doc_id not in cell.writer.done], cell.batch_size))
-        for i, batch in enumerate(batches):
-            turns.append(((i + 0.5) / len(batches), (place - i) % len(cells), place, batch))
-    for _, _, place, batch in sorted(turns, key=lambda turn: turn[:3]):
-        yield cells[place], batch
+def _told(strategy: Strategy, spec: StrategySpec) -> StrategyRecord:
+    """What every record says of a strategy."""
+    return StrategyRecord(**{**asdict(spec), "params": dict(spec.params)}, deployable=not strategy.uses_reference)
+
+
+def _refuse_blind(strategies: Sequence[StrategyRecord]) -> None:
+    """Raise UsageError for a strategy that is shown the baseline's decode, without the baseline."""
+    for strategy in strategies:
+        if not strategy.deployable and not any(other.is_baseline for other in strategies):
+            raise UsageError(
+                f"strategy '{strategy.spec}': got no decode of fixed-step to go by, which it needs in the same "
+                "setting; add --strategy fixed-step (what is recorded is not decoded again)"
+            )
+
+
+def _prepare(host: Host, strategies: Sequence[Strategy], settings: Sequence[DecodeSettings]) -> None:
+    """Load the strategies' own models; a BenchError for one that is missing, or is for another model or setting."""
+    for strategy, setting in product(strategies, set(settings)):
+        try:
+            prepare(host, strategy, setting)
+        except BenchError:
+            raise
+        except Exception:  # noqa: BLE001  # a plugin's own bug: it raises again when decoding, and ends its row
+            pass
+
+
+def _refuse_impossible(strategies: Sequence[Strategy], settings: Sequence[tuple[DecodeSettings, int]]) -> None:
+    """Raise UsageError for a strategy that cannot be decoded in one of the settings."""
+    for strategy in strategies:
+        for setting, batch_size in settings:
+            check_frontier(strategy, setting, batch_size)
 
 
 def _items(task: Task) -> list[Item]:
@@ -260,15 +279,6 @@ def _place(error: BaseException, cell: Cell) -> str:
     own = {inspect.getsourcefile(type(cell.strategy)), inspect.getsourcefile(type(cell.task))}
     frame = next((f for f in reversed(frames) if f.filename in own), frames[-1])
     return f"{Path(frame.filename).name}, line {frame.lineno}"
-
-
-def _chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
-    for at in range(0, len(items), size):
-        yield items[at : at + size]
-
-
-def _done(cell: Cell, items: Sequence[Item]) -> set[str]:
-    return cell.writer.done & {item.doc_id for item in items}
 
 
 def _run_id(protocol_hash: str, spec: StrategySpec) -> str:

@@ -19,12 +19,12 @@ from pydantic_core import PydanticCustomError, from_json
 from l2pd_bench.errors import RecordError
 from l2pd_bench.specs import Scalar
 
-SCHEMA_VERSION = 1
-KNOWN_VERSIONS = (1,)
+SCHEMA_VERSION = 2  # 1 had no schedule, no deployable, no cut_tokens and no overrides
+KNOWN_VERSIONS = (2,)
 PROTOCOL: dict[str, type] = {  # the settings that every record must tell; others may stand beside them
     **dict.fromkeys(("model", "revision", "weights_hash", "dtype", "attention", "device"), str),
     **{"task": str, "data_hash": str, "few_shot": int, "prompt_format": str},
-    **{"gen_length": int, "block_length": int, "cache": str, "eot": str},
+    **{"gen_length": int, "block_length": int, "schedule": str, "cache": str, "eot": str},
     **{"temperature": float, "seed": int, "batch_size": int},
 }
 
@@ -58,7 +58,7 @@ class Tokens:
 
 @dataclass(frozen=True, kw_only=True)
 class Nfe:
-    """Forwards a sample was active in: over the whole canvas, over a cached window, of another model."""
+    """Forwards a sample was active in: over the whole canvas, over a cached window, of the strategy's own models."""
 
     full: int
     window: int
@@ -66,8 +66,8 @@ class Nfe:
 
     @property
     def total(self) -> int:
-        """All of them."""
-        return self.full + self.window + self.auxiliary
+        """Those of the host: a strategy's own model may be of any size, so its forwards are told apart."""
+        return self.full + self.window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,9 @@ class Sample:
     nfe: Nfe
     positions: int
     flops: int
-    forced_commits: int
+    forced_commits: int  # steps in which the strategy chose nothing
+    overrides: int  # steps in which it filled in other tokens than the model's picks
+    cut_tokens: int  # masks that EoT prediction cut off
     seconds: Seconds
     segment: int  # index into the manifest's segments
     timed: bool
@@ -120,6 +122,18 @@ class StrategyRecord:
     distribution: str | None
     version: str | None
     code_hash: str
+    deployable: bool  # whether it decodes from what is known when decoding: an oracle does not
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it is fixed-step with one token per step, most confident first."""
+        one_by_one = self.params.get("k") == 1 and self.params.get("order", "confidence") == "confidence"
+        return self.name == "fixed-step" and one_by_one
+
+    @property
+    def is_oracle(self) -> bool:
+        """Whether it is the bound that others are measured against."""
+        return self.name == "oracle" and not self.deployable
 
 
 @dataclass(frozen=True, kw_only=True)

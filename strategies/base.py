@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class StepView:
     """One forward as a strategy sees it: B rows by the N positions of the active block.
 
     Committed positions are included: `tokens` and `confidence` there are what the model
-    predicts now, not what stands in the canvas.
+    predicts now, not what stands in the canvas. Positions that EoT prediction has cut off
+    hold -1 in `canvas`, have confidence 0 and are no candidates.
     """
 
     tokens: Tensor  # (B, N) int64: the model's pick everywhere (argmax, or the sample at temperature > 0)
@@ -32,6 +33,8 @@ class StepView:
     step: int  # forwards already spent on this block
     rows: tuple[int, ...]  # which rows of the batch as it began these are: rows that ended are dropped
     uniform: Callable[[], Tensor]  # -> (B, N) float32 in [0, 1): seeded per sample, step and column
+    gumbel: Callable[[], Tensor] | None = None  # -> (B, N, V) float32: the noise that drew `tokens`, if any did
+    reference: Tensor | None = None  # (B, N) int64: the reference decode, for a rule with `uses_reference` only
 
 
 class Decision(NamedTuple):
@@ -40,14 +43,42 @@ class Decision(NamedTuple):
     commit: Tensor  # (B, N) bool: fill these; whatever is no candidate is ignored
     tokens: Tensor | None = None  # (B, N) int64: with these, instead of `view.tokens`
     remask: Tensor | None = None  # (B, N) bool: empty these committed positions again
+    accepted: Tensor | None = None  # (B, N) bool: what the rule is sure of, if it commits more; EoT prediction asks
 
 
 Select = Callable[[StepView], Decision]
 
 
+class Scorer(Protocol):
+    """An autoregressive model with the host's tokenizer, opened on the batch; it keeps its own keys and values."""
+
+    def score(self, view: StepView, tokens: Tensor) -> Tensor:
+        """Logits (B, N, V) float32 of every position of the block given all that stands left of it, MASK at -inf.
+
+        `tokens`: (B, N) int64, the block as it is to be judged; position j is conditioned on
+        the canvas before the block and on `tokens[:, :j]`.
+        """
+        ...
+
+
+class Frontier(NamedTuple):
+    """Decoding without blocks, left to right from the first mask: what is fed around it (APD, arXiv 2506.00413)."""
+
+    window: int | None  # columns behind the newly committed ones whose keys and values are made anew; None: all
+    lookahead: int | None  # masks fed from the first one on; columns further right do not exist; None: all
+
+
+def _build(name: str, build: Callable[[], nn.Module]) -> nn.Module:
+    return build()
+
+
+def _no_scorer(name: str | None) -> Scorer:
+    raise ValueError(f"no model to score with: got {name!r} outside of a decode")
+
+
 @dataclass(frozen=True)
 class Context:
-    """What a strategy may know of the run it is part of."""
+    """What a strategy may know of the run it is part of, and ask of it."""
 
     block_length: int
     gen_length: int
@@ -55,6 +86,15 @@ class Context:
     eot_id: int
     vocab_size: int
     tokenizer_id: str  # hash of the tokenizer: equal ids mean equal token ids
+    temperature: float = 0.0
+    host: str = ""  # the model's name
+    weights_hash: str = ""  # of the model
+    # (name, build) -> the module, built once per host, on its device, in evaluation mode. Its calls
+    # are counted as auxiliary forwards; the name must tell apart what may be built differently.
+    module: Callable[[str, Callable[[], nn.Module]], nn.Module] = _build
+    # (name) -> the causal model of that name (a folder or hub id), None: the one that comes with the
+    # host; raises UsageError if there is none or its tokenizer is another. Counted as auxiliary.
+    scorer: Callable[[str | None], Scorer] = _no_scorer
 
 
 class Strategy(Protocol):
@@ -68,6 +108,15 @@ class Strategy(Protocol):
     """
 
     name: ClassVar[str]
+    uses_reference: ClassVar[bool] = False  # it is shown the baseline's decode: an oracle, on no ranking
+
+    def frontier(self) -> Frontier | None:
+        """How to decode without blocks; None, as usual, for the harness's blocks."""
+        return None
+
+    def fingerprint(self) -> str:
+        """A hash of the files that decide what it does, besides its own source; empty if there are none."""
+        return ""
 
     def begin(self, context: Context) -> Select:
         """Called once per batch; returns the rule to call after every forward."""

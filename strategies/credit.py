@@ -58,7 +58,7 @@ class Credit(Strategy):
             credit = credit.scatter_add(-1, top[..., None], p.pow(self.gamma)[..., None])
             confidence, tokens = most_likely(view.logits + self.alpha * credit.log1p())
             sure = view.candidates & (confidence >= self.tau)
-            return Decision(sure | best(confidence, view.candidates), tokens)
+            return Decision(sure | best(confidence, view.candidates), tokens, accepted=sure)
 
         return select
 

@@ -56,4 +56,4 @@ class Dimple(Strategy):
         filled = (~view.candidates).sum(-1, keepdim=True)  # (B, 1)
         point = (filled // self.k + 1).clamp(min=view.step + 1) * self.k
         scheduled = view.candidates & (rank(score(view, self.order), view.candidates) < point - filled)
-        return Decision(torch.where(sure.any(-1, keepdim=True), sure, scheduled))
+        return Decision(torch.where(sure.any(-1, keepdim=True), sure, scheduled), accepted=sure)

@@ -68,6 +68,6 @@ class Klass(Strategy):
             before = log_p
             ready = view.candidates & (view.confidence > self.tau) & (calm >= self.history)
             none = ~ready.any(-1, keepdim=True)
-            return Decision(ready | (none & best(view.confidence, view.candidates)))
+            return Decision(ready | (none & best(view.confidence, view.candidates)), accepted=ready)
 
         return select

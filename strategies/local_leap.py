@@ -42,4 +42,4 @@ class LocalLeap(Strategy):
         radius = min(self.radius, view.tokens.shape[1])  # more reaches no further
         near = max_pool1d(anchors.float(), 2 * radius + 1, stride=1, padding=radius) > 0  # (B, N)
         chosen = view.candidates & near & (view.confidence >= self.relaxed)
-        return Decision(chosen | best(view.confidence, view.candidates))
+        return Decision(chosen | best(view.confidence, view.candidates), accepted=chosen)

@@ -22,4 +22,5 @@ class Threshold(Strategy):
 
     def select(self, view: StepView) -> Decision:
         """Candidates at or above the threshold, and the best."""
-        return Decision((view.confidence >= self.tau) | best(view.confidence, view.candidates))
+        sure = view.confidence >= self.tau
+        return Decision(sure | best(view.confidence, view.candidates), accepted=sure)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,12 @@ def one_thread() -> None:
 def mini() -> MiniHost:
     """The embedded model on the CPU in float32."""
     return load({}, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def mini64(mini: MiniHost) -> MiniHost:
+    """The embedded model in float64."""
+    return MiniHost("mini", copy.deepcopy(mini.model).double(), mini.tokenizer, mini.weights_hash)
 
 
 @pytest.fixture(scope="session")

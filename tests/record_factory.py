@@ -23,7 +23,14 @@ FIXED, FAST, ROUGH = "fixed-step", "threshold:tau=0.9", "fixed-step:k=8,order=le
 PROTOCOL: dict[str, Any] = {
     **{"model": "mini", "revision": "1", "weights_hash": "ab" * 32, "dtype": "float32", "attention": "sdpa"},
     **{"device": "cpu", "task": "mini-math", "data_hash": "cd" * 32, "few_shot": 0, "prompt_format": "chat"},
-    **{"gen_length": 128, "block_length": 32, "cache": "none", "eot": "decode", "temperature": 0.0},
+    **{
+        "gen_length": 128,
+        "block_length": 32,
+        "schedule": "blocks",
+        "cache": "none",
+        "eot": "decode",
+        "temperature": 0.0,
+    },
     **{"seed": 0, "batch_size": 1},
 }
 
@@ -50,6 +57,7 @@ def manifest(spec: str = "fixed-step", *, planned: int = 5, code: str = "code", 
             distribution="l2pd-bench",
             version="0.1.0",
             code_hash=hashlib.sha256(code.encode()).hexdigest(),
+            deployable=not name.startswith("oracle"),
         ),
         environment={"cores": 2, "packages": {"torch": "2.13.0"}},
         git=Git(commit=None, dirty=None),
@@ -79,6 +87,8 @@ def sample(number: int, segment: int = 0, *, speed: float = 1.0, accuracy: float
         positions=steps * 160,
         flops=steps * 10**9,
         forced_commits=number % 2,
+        overrides=0,
+        cut_tokens=0,
         seconds=Seconds(decode=decode, model=0.9 * decode, select=0.02 * decode, latency=decode),
         segment=segment,
         timed=True,

@@ -9,7 +9,9 @@ import pytest
 
 from l2pd_bench.engine import DecodeSettings, decode
 from l2pd_bench.hosts.analytic import AnalyticHost
+from l2pd_bench.strategies.apd import Apd
 from l2pd_bench.strategies.base import Strategy
+from l2pd_bench.strategies.entropy_bound import EntropyBound
 from l2pd_bench.strategies.factor import Factor
 from l2pd_bench.strategies.fixed_step import FixedStep
 from l2pd_bench.strategies.rules import ORDERS
@@ -47,7 +49,7 @@ def assert_rate(right: Sequence[bool], p: float) -> None:
 
 def shuffle_accuracy(n: int, k: int) -> float:
     """Product over the steps of P(m, k) / m^k, with m positions left."""
-    result: float = math.prod(math.perm(m, k) / m**k for m in range(n, 0, -k))
+    result: float = math.prod(math.perm(m, min(k, m)) / m ** min(k, m) for m in range(n, 0, -k))
     return result
 
 
@@ -55,6 +57,7 @@ def replace_accuracy(m: int, k: int) -> float:
     """With m masks left: exactly one of k positions draws the new token (1/m each), or none does and one does later."""
     if m == 0:
         return 0.0
+    k = min(k, m)
     one = k * (1 / m) * (1 - 1 / m) ** (k - 1)
     return one + (1 - 1 / m) ** k * replace_accuracy(m - k, k)
 
@@ -69,7 +72,7 @@ def test_formulas_agree_with_the_paper() -> None:
 
 
 @pytest.mark.parametrize("order", ["confidence", "left-to-right", "random"])
-@pytest.mark.parametrize("k", [1, 2, 3, 6])
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 6, 8])
 def test_shuffle_loses_with_every_parallel_token(k: int, order: str, analytic: AnalyticHost) -> None:
     """Shuffle at temperature 1, k tokens per step, in any order: the product formula."""
     right = grades(analytic, AnalyticShuffle(), FixedStep(k=k, order=order), SAMPLED, REPEATS)
@@ -78,7 +81,7 @@ def test_shuffle_loses_with_every_parallel_token(k: int, order: str, analytic: A
 
 
 @pytest.mark.parametrize("order", ["left-to-right", "random"])
-@pytest.mark.parametrize("k", [1, 2, 3, 6])
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 6, 8])
 def test_replace_loses_with_every_parallel_token(k: int, order: str, analytic: AnalyticHost) -> None:
     """Replace at temperature 1, k tokens per step, in an order that ignores the draws; one-shot is ((n-1)/n)^(n-1)."""
     right = grades(analytic, AnalyticReplace(), FixedStep(k=k, order=order), SAMPLED, REPEATS)
@@ -171,3 +174,39 @@ def test_closed_form_on_the_tasks_own_canvas(cache: str, analytic: AnalyticHost)
     right = grades(analytic, AnalyticShuffle(), FixedStep(k=3, order="left-to-right"), settings, 3)
 
     assert_rate(right, shuffle_accuracy(N, 3))
+
+
+@pytest.mark.parametrize(("gamma", "k"), [(0.0, 1), (1e9, N)])
+def test_entropy_bound_at_its_ends(gamma: float, k: int, analytic: AnalyticHost) -> None:
+    """At gamma 0 it fills what is certain and one token more, at infinity all at once, with those accuracies."""
+    rule = EntropyBound(gamma=gamma)
+
+    assert all(grades(analytic, AnalyticCopy(), rule, SAMPLED))
+    assert_rate(grades(analytic, AnalyticShuffle(), rule, SAMPLED, REPEATS), shuffle_accuracy(N, k))
+    assert_rate(grades(analytic, AnalyticReplace(), rule, SAMPLED, REPEATS), replace_accuracy(N, k))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("task", [AnalyticCopy(), AnalyticShuffle(), AnalyticReplace()], ids=lambda t: t.name)
+def test_apd_without_trust_loses_nothing(task: Task, temperature: float, analytic: AnalyticHost) -> None:
+    """APD at R=0, with the ideal causal model, is right as one token per step is, in blocks and on its own schedule."""
+    settings = DecodeSettings(N, N, temperature=temperature)
+
+    assert all(grades(analytic, task, Apd(R=0.0), settings))
+    for i, item in enumerate(task.items()[:20]):
+        native = Apd(R=0.0, schedule="native")
+        sample = decode(analytic, native, [analytic.encode(item.prompt)], [i], settings).samples[0]
+        assert task.grade(item, analytic.decode(sample.output_ids)).correct
+
+
+def test_apd_with_full_trust_loses_what_one_shot_loses(analytic: AnalyticHost) -> None:
+    """APD at R=1 fills all at once: at temperature 1 it is right with 1 for copy, n!/n^n and ((n-1)/n)^(n-1)."""
+    assert all(grades(analytic, AnalyticCopy(), Apd(R=1.0), SAMPLED))
+    assert_rate(grades(analytic, AnalyticShuffle(), Apd(R=1.0), SAMPLED, REPEATS), shuffle_accuracy(N, N))
+    assert_rate(grades(analytic, AnalyticReplace(), Apd(R=1.0), SAMPLED, REPEATS), replace_accuracy(N, N))
+
+
+def test_greedy_apd_with_full_trust_repeats_itself(analytic: AnalyticHost) -> None:
+    """Greedy APD at R=1 shuffles one letter over and over, and replaces nothing: never right."""
+    assert not any(grades(analytic, AnalyticShuffle(), Apd(R=1.0), LINE))
+    assert not any(grades(analytic, AnalyticReplace(), Apd(R=1.0), LINE))

@@ -81,7 +81,7 @@ def outcomes(host: MiniHost, seven: Prompts) -> Outcomes:
     return functools.cache(lambda name, settings, groups: run(host, STRATEGIES[name], seven, settings, groups))
 
 
-@pytest.mark.parametrize("eot", ["decode", "stop"])
+@pytest.mark.parametrize("eot", ["decode", "stop", "predict"])
 @pytest.mark.parametrize("cache", CACHES)
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_alone_equals_batch(name: str, cache: str, eot: str, outcomes: Outcomes) -> None:
@@ -95,7 +95,7 @@ def test_alone_equals_batch(name: str, cache: str, eot: str, outcomes: Outcomes)
 SAMPLED = ["fixed-step random", "threshold 0.4", "factor"]
 
 
-@pytest.mark.parametrize("eot", ["decode", "stop"])
+@pytest.mark.parametrize("eot", ["decode", "stop", "predict"])
 @pytest.mark.parametrize("cache", CACHES)
 @pytest.mark.parametrize("name", SAMPLED)
 def test_alone_equals_batch_when_sampling(name: str, cache: str, eot: str, outcomes: Outcomes) -> None:

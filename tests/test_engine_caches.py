@@ -1,8 +1,7 @@
 """The caches against a slow decoder that freezes every layer's keys and values by hand.
 
-The decoder below shares nothing with the program but the weights: its own RMSNorm, rotary
-positions and attention, one row, one head at a time. Both compute in float64, so that a
-difference means a different definition and never a different order of sums.
+The decoder shares nothing with the program but the weights (`slow_forward.py`). Both compute
+in float64, so that a difference means a different definition and never another order of sums.
 """
 
 from __future__ import annotations
@@ -13,100 +12,61 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from slow_forward import slow_forward
 from torch import Tensor
 
 from l2pd_bench.cache import POLICIES
 from l2pd_bench.engine import DecodeSettings, decode
 from l2pd_bench.hosts.mini import MiniHost, TransformerSession
-from l2pd_bench.hosts.transformer import Transformer
 from l2pd_bench.strategies.base import Strategy
 from l2pd_bench.strategies.fixed_step import FixedStep
 from l2pd_bench.strategies.threshold import Threshold
 
 Prompts = Callable[[int, int], list[list[int]]]
-KeysValues = list[tuple[Tensor, Tensor]]  # per layer: keys (L, H, D) after rotation, values (L, H, D)
 Rule = Callable[[list[int], list[float], int], list[int]]  # masked places, confidences, step -> places to fill
 
 
-@pytest.fixture(scope="module")
-def mini64(mini: MiniHost) -> MiniHost:
-    """The embedded model in float64."""
-    return MiniHost("mini", copy.deepcopy(mini.model).double(), mini.tokenizer, mini.weights_hash)
-
-
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Divide by the root of the mean square."""
-    return x / (x.pow(2).mean(-1, keepdim=True) + eps).sqrt() * weight
-
-
-def rotate(x: Tensor, columns: range, theta: float) -> Tensor:
-    """Turn each pair (i, i + D / 2) of x (N, H, D) by its column times theta^(-2i / D)."""
-    half = x.shape[-1] // 2
-    result = torch.empty_like(x)
-    frequency = theta ** -(torch.arange(0, 2 * half, 2, dtype=torch.float32) / (2 * half))
-    for n, column in enumerate(columns):
-        angle = column * frequency  # float32, as every implementation of rotary positions has it
-        cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
-        a, b = x[n, :, :half], x[n, :, half:]
-        result[n, :, :half], result[n, :, half:] = a * cos - b * sin, b * cos + a * sin
-    return result
-
-
-def slow_forward(
-    model: Transformer, canvas: list[int], window: range, frozen: KeysValues | None
-) -> tuple[Tensor, KeysValues]:
-    """Logits (len(window), V) and the window's own keys and values; all other columns keep `frozen`."""
-    config, weights = model.config, dict(model.named_parameters())
-    x = weights["embed.weight"][[canvas[c] for c in window]]
-    fresh: KeysValues = []
-    for i in range(config.n_layers):
-        attn_norm, qkv, attn_out, ffn_norm, gate_up, down = (
-            weights[f"layers.{i}.{name}.weight"]
-            for name in ("attn_norm", "qkv", "attn_out", "ffn_norm", "gate_up", "down")
-        )
-        projected = rms_norm(x, attn_norm, config.norm_eps) @ qkv.T
-        q, k, v = (part.reshape(len(window), config.n_heads, config.head_dim) for part in projected.chunk(3, -1))
-        q, k = rotate(q, window, config.rope_theta), rotate(k, window, config.rope_theta)
-        fresh.append((k, v))
-        if frozen is not None:
-            before, after = slice(0, window.start), slice(window.stop, len(canvas))
-            k = torch.cat([frozen[i][0][before], k, frozen[i][0][after]])
-            v = torch.cat([frozen[i][1][before], v, frozen[i][1][after]])
-        assert len(k) == len(canvas)
-        heads = []
-        for h in range(config.n_heads):
-            shares = (q[:, h] @ k[:, h].T / math.sqrt(config.head_dim)).softmax(-1)
-            heads.append(shares @ v[:, h])
-        x = x + torch.cat(heads, -1) @ attn_out.T
-        gate, up = (rms_norm(x, ffn_norm, config.norm_eps) @ gate_up.T).chunk(2, -1)
-        x = x + (gate * gate.sigmoid() * up) @ down.T
-    return rms_norm(x, weights["norm.weight"], config.norm_eps) @ weights["head.weight"].T, fresh
-
-
 def slow_decode(
-    host: MiniHost, prompt: list[int], rule: Rule, cache: str, gen: int, block: int
-) -> tuple[list[int], list[int]]:
-    """Generated ids, and how many columns each forward fed."""
+    host: MiniHost, prompt: list[int], rule: Rule, cache: str, gen: int, block: int, *, predicts: bool = False
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Generated ids, and for each forward how many columns it fed of how many there were."""
     canvas, fed = [*prompt, *[host.mask_id] * gen], []
-    everything = range(len(canvas))
     for start in range(len(prompt), len(canvas), block):
-        places, step, frozen = range(start, start + block), 0, None
-        while any(canvas[c] == host.mask_id for c in places):
+        step, frozen = 0, None
+        while any(token == host.mask_id for token in canvas[start : start + block]):
+            places = range(start, min(start + block, len(canvas)))
             if cache == "none" or step == 0:
-                window = everything
+                window = range(len(canvas))
                 logits, frozen = slow_forward(host.model, canvas, window, None)
             else:
                 window = range(start, len(canvas)) if cache == "prefix" else places
                 logits, _ = slow_forward(host.model, canvas, window, frozen)
-            fed.append(len(window))
-            rows = logits[start - window.start : start - window.start + block].float()
+            fed.append((len(window), len(canvas)))
+            rows = logits[start - window.start :].float()  # of every predicted column from the block on
             rows[:, host.mask_id] = -math.inf
             tokens = rows.argmax(-1).tolist()
             confidences = (rows.max(-1).values - rows.logsumexp(-1)).exp().tolist()
-            for place in rule([c - start for c in places if canvas[c] == host.mask_id], confidences, step):
+            filled = rule([c - start for c in places if canvas[c] == host.mask_id], confidences, step)
+            for place in filled:
                 canvas[start + place] = tokens[place]
             step += 1
+            if predicts:
+                canvas = canvas[: end_by_prediction(host, canvas, start, filled, tokens, confidences)]
+                frozen = [(k[: len(canvas)], v[: len(canvas)]) for k, v in frozen or []]
     return canvas[len(prompt) :], fed
+
+
+def end_by_prediction(
+    host: MiniHost, canvas: list[int], start: int, filled: list[int], tokens: list[int], confidences: list[float]
+) -> int:
+    """Where EoT prediction ends the canvas: behind the first EoT just filled in, else behind the surest hint."""
+    committed = [place for place in filled if tokens[place] == host.eot_id]
+    hints = [i for i, t in enumerate(tokens) if t == host.eot_id and canvas[start + i] == host.mask_id]
+    if committed:
+        return start + min(committed) + 1
+    if hints:
+        return start + min(hints, key=lambda i: (-confidences[i], i)) + 1
+    return len(canvas)
 
 
 def top(k: int) -> Rule:
@@ -140,14 +100,41 @@ def test_cache_equals_frozen_keys_and_values(case: str, cache: str, mini64: Mini
     batch = decode(mini64, strategy, prompts, [0] * 3, DecodeSettings(gen, block, cache=cache))
 
     for prompt, sample in zip(prompts, batch.samples, strict=True):
-        length = len(prompt) + gen
         with torch.inference_mode():
             ids, fed = slow_decode(mini64, prompt, rule, cache, gen, block)
         full = len(fed) if cache == "none" else gen // block
         assert sample.output_ids == ids
         assert (sample.nfe_full, sample.nfe_window) == (full, len(fed) - full)
-        assert sample.positions == sum(fed)
-        assert sample.flops == sum(mini64.model.config.flops(n, length, block) for n in fed)
+        assert sample.positions == sum(n for n, _ in fed)
+        assert sample.flops == sum(mini64.model.config.flops(n, length, block) for n, length in fed)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
+def test_eot_prediction_deletes_what_is_behind(case: str, cache: str, mini64: MiniHost, mini_prompts: Prompts) -> None:
+    """Under `predict` the canvas is really shorter: deleted columns are not fed, and their keys are not attended to.
+
+    Rule 2 looks at all columns that the forward has predicted: the rest of the canvas under
+    none and prefix and at the start of a block, the block's under dual afterwards.
+    """
+    strategy, rule = CASES[case]
+    gen, block = 48, 16
+    prompts = mini_prompts(3, 60 + list(CASES).index(case))
+    host = copy.copy(mini64)
+    cut = 0
+    for eot_id in (mini64.eot_id, mini64.tokenizer.answer("1 ")[0]):  # a token that comes and goes, too
+        host.eot_id = eot_id
+        settings = DecodeSettings(gen, block, cache=cache, eot="predict")
+        for prompt, sample in zip(prompts, decode(host, strategy, prompts, [0] * 3, settings).samples, strict=True):
+            with torch.inference_mode():
+                ids, fed = slow_decode(host, prompt, rule, cache, gen, block, predicts=True)
+            full = sum(n == length for n, length in fed)
+            assert sample.output_ids == ids
+            assert sample.cut_tokens == gen - len(ids)
+            assert (sample.nfe_full, sample.nfe_window) == (full, len(fed) - full)
+            assert sample.positions == sum(n for n, _ in fed)
+            cut += sample.cut_tokens
+    assert cut > 100
 
 
 def test_the_caches_differ(mini64: MiniHost, mini_prompts: Prompts) -> None:

@@ -63,7 +63,7 @@ def tokens(view: StepView, token: int) -> Tensor:
         ({"gen_length": 16}, r"gen-length: got 16, .*block-length 32.* try 32$"),
         ({"cache": "daul"}, r"cache: got 'daul', expected one of dual, none, prefix; did you mean 'dual'\?"),
         ({"cache": ""}, r"cache: got '', expected one of dual, none, prefix"),
-        ({"eot": "stopp"}, r"eot: got 'stopp', expected one of decode, stop; did you mean 'stop'\?"),
+        ({"eot": "stopp"}, r"eot: got 'stopp', expected one of decode, predict, stop; did you mean 'stop'\?"),
         ({"temperature": -0.1}, r"temperature: got -0.1, expected"),
         ({"temperature": math.nan}, r"temperature: got nan, expected"),
         ({"temperature": math.inf}, r"temperature: got inf, expected"),

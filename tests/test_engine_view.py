@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from l2pd_bench import engine
+from l2pd_bench import step
 from l2pd_bench.engine import DecodeSettings, decode
 from l2pd_bench.hosts.analytic import AnalyticHost
 from l2pd_bench.hosts.base import Session
@@ -185,7 +185,7 @@ class NoReads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("eot", ["decode", "stop"])
+@pytest.mark.parametrize("eot", ["decode", "stop", "predict"])
 @pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
 @pytest.mark.parametrize(
     ("strategy", "temperature"),
@@ -206,10 +206,10 @@ def test_one_host_read_per_step(
     mini_prompts: Prompts,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Tensors are read on the host in `_read` alone, once per forward at most."""
-    guard, counts, read, hidden = NoReads(), {"reads": 0, "forwards": 0}, engine._read, mini.model.hidden
+    """Tensors are read on the host in `step.read` alone, once per forward at most."""
+    guard, counts, read, hidden = NoReads(), {"reads": 0, "forwards": 0}, step.read, mini.model.hidden
 
-    def counted_read(*args: Tensor) -> list[list[int]]:
+    def counted_read(*args: Any) -> list[step.RowRead]:
         counts["reads"] += 1
         guard.allowed = True
         rows = read(*args)
@@ -230,7 +230,7 @@ def test_one_host_read_per_step(
 
         return method
 
-    monkeypatch.setattr(engine, "_read", counted_read)
+    monkeypatch.setattr(step, "read", counted_read)
     monkeypatch.setattr(mini.model, "hidden", counted_hidden)
     prompts = mini_prompts(3, 53)
     settings = DecodeSettings(16, 8, cache=cache, eot=eot, temperature=temperature)

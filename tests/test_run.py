@@ -139,9 +139,9 @@ class TestResume:
         """Records of an unknown schema version are refused and left as they are."""
         execute(tmp_path)
         path = next(tmp_path.rglob("samples.jsonl"))
-        path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 7'))
+        path.write_text(path.read_text().replace('"schema_version": 2', '"schema_version": 7'))
         before = path.read_bytes()
-        with pytest.raises(RecordError, match=r"schema_version.*7.*expected 1"):
+        with pytest.raises(RecordError, match=r"schema_version.*7.*expected 2"):
             execute(tmp_path, limit=7)
 
         assert path.read_bytes() == before
@@ -152,16 +152,21 @@ class TestResume:
         words = ["--model", "analytic", "--task", "analytic-shuffle", "--task", "analytic-copy", "--temperature", "1"]
         words += ["--strategy", "fixed-step", "--strategy", "threshold:tau=0.4", "--limit", "40"]
         command = [PROGRAM, "run", *words]
-        began = time.monotonic()
         subprocess.run([*command, "--output", str(tmp_path / "b")], check=True, capture_output=True)
-        length = time.monotonic() - began
         rng = random.Random(seed)
         killed = 0
+
+        def recorded() -> int:
+            return sum(path.read_bytes().count(b"\n") for path in (tmp_path / "a").rglob("samples.jsonl"))
+
         for _ in range(10):
+            wanted = recorded() + rng.randint(0, 12)  # of 160 in all
             process = subprocess.Popen(
                 [*command, "--output", str(tmp_path / "a")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
-            time.sleep(rng.uniform(0.3, 1.0) * length)
+            while recorded() < wanted and process.poll() is None:
+                time.sleep(0.002)
+            time.sleep(rng.uniform(0.0, 0.02))
             process.send_signal(signal.SIGKILL)
             killed += process.wait() == -signal.SIGKILL
         subprocess.run([*command, "--output", str(tmp_path / "a")], check=True, capture_output=True)
@@ -190,8 +195,8 @@ class TestResume:
         command = [PROGRAM, "run", "--strategy", "fixed-step", "--task", "analytic-shuffle", "--model", "analytic"]
         command += ["--output", str(tmp_path)]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        while not any(p.stat().st_size for p in tmp_path.rglob("samples.jsonl")):
-            time.sleep(0.05)
+        while not any(p.read_bytes().count(b"\n") > 1 for p in tmp_path.rglob("samples.jsonl")):
+            time.sleep(0.01)  # with the second sample there, the first is sure to be acknowledged
         process.send_signal(signal.SIGINT)
         _, shown = process.communicate()
         (run,) = load_runs(tmp_path)

@@ -15,19 +15,21 @@ from __future__ import annotations
 
 import hashlib
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from l2pd_bench.errors import UsageError
-from l2pd_bench.hosts.base import Session
+from l2pd_bench.hosts.base import CausalModel, Session
 
 KINDS = ("copy", "shuffle", "replace")
 VOCABULARY = ("<mask>", "<eot>", "<answer>", *KINDS, *string.ascii_lowercase)
 MASK_ID, EOT_ID, ANSWER_ID = 0, 1, 2
 _IDS = {token: i for i, token in enumerate(VOCABULARY)}
 _NEVER = -1e4  # a logit whose probability is 0 in float32
+
+Rule = Callable[[str, list[int], list[int | None]], list[dict[int, float]]]
 
 
 def marginals(kind: str, letters: list[int], committed: list[int | None]) -> list[dict[int, float]]:
@@ -47,12 +49,20 @@ def marginals(kind: str, letters: list[int], committed: list[int | None]) -> lis
     return [{letter: 1 - p, new: p} for letter in line]
 
 
-class AnalyticSession:
-    """Keeps what stood in every column when it was last fed, as a KV cache does."""
+def conditionals(kind: str, letters: list[int], committed: list[int | None]) -> list[dict[int, float]]:
+    """The same given only the `committed` tokens left of each position, which is what an ideal causal model knows."""
+    n = len(marginals(kind, letters, [None] * len(letters)))
+    return [marginals(kind, letters, committed[:i] + [None] * (n - i))[i] for i in range(n)]
 
-    def __init__(self, padding: Sequence[int], length: int) -> None:
+
+class AnalyticSession:
+    """Keeps what stood in every column when it was last fed, as a KV cache does; `rule` makes the probabilities."""
+
+    def __init__(self, padding: Sequence[int], length: int, rule: Rule = marginals) -> None:
+        self.rule = rule
         self.padding = list(padding)
         self.ids = torch.zeros(len(self.padding), length, dtype=torch.int64)
+        self.lengths = [length] * len(self.padding)
 
     def forward(self, ids: Tensor, start: int, block: slice) -> Tensor:
         """See `Session.forward`; float32 log-probabilities."""
@@ -61,8 +71,8 @@ class AnalyticSession:
         for i, row in enumerate(self.ids.tolist()):
             prompt_end = row.index(ANSWER_ID, self.padding[i])
             kind, letters = VOCABULARY[row[self.padding[i]]], row[self.padding[i] + 1 : prompt_end]
-            region = [None if token == MASK_ID else token for token in row[prompt_end + 1 :]]
-            exact = marginals(kind, letters, region)
+            region = [None if token == MASK_ID else token for token in row[prompt_end + 1 : self.lengths[i]]]
+            exact = self.rule(kind, letters, region)
             for column in range(block.start, block.stop):
                 offset = column - prompt_end - 1
                 for token, p in (exact[offset] if offset < len(exact) else {EOT_ID: 1.0}).items():
@@ -73,7 +83,11 @@ class AnalyticSession:
     def keep(self, rows: Tensor) -> None:
         """See `Session.keep`."""
         self.ids = self.ids[rows]
-        self.padding = [self.padding[i] for i in rows.tolist()]
+        self.padding, self.lengths = ([x[i] for i in rows.tolist()] for x in (self.padding, self.lengths))
+
+    def resize(self, lengths: Sequence[int]) -> None:
+        """See `Session.resize`."""
+        self.lengths = list(lengths)
 
 
 class AnalyticHost:
@@ -106,6 +120,19 @@ class AnalyticHost:
     def flops(self, queries: int, keys: int, logits: int) -> int:
         """None to speak of: there is no network."""
         return 0
+
+    def vocabulary(self) -> Mapping[str, int]:
+        """Token -> id."""
+        return _IDS
+
+    def companion(self) -> CausalModel:
+        """The ideal causal model of the same joint distributions."""
+        return CausalModel(
+            f"{self.name}'s companion",
+            self.mask_id,
+            lambda padding, length: AnalyticSession(padding, length, conditionals),
+            lambda queries, keys, logits: 0,
+        )
 
 
 def load(params: dict[str, str], *, device: str, dtype: str) -> AnalyticHost:

@@ -7,7 +7,8 @@ shifted by one (Dream) are the host's affair.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -20,17 +21,52 @@ class Session(Protocol):
     def forward(self, ids: Tensor, start: int, block: slice) -> Tensor:
         """Feed columns [start, start + N) and return the logits that predict `block`.
 
-        `ids`: (B, N) int64, the canvas there (-1 in padding columns). Returns (B, block length, V) in the host's
-        dtype. Keys and values of the fed columns replace those kept for them, and every
-        column of the canvas that is kept or fed is attended to (padding never is). The
-        first forward of a session, and the first of every block, feeds all columns.
+        `ids`: (B, N) int64, the canvas there (-1 where a row has no column). Returns (B, block length, V) in the
+        host's dtype. Keys and values of the fed columns replace those kept for them, and every
+        column of the row that is kept or fed is attended to. The first forward of a session,
+        and the first after `keep`, feeds all columns.
         `block` lies inside the fed columns. The logits are the caller's to change.
+        """
+        ...
+
+    def resize(self, lengths: Sequence[int]) -> None:
+        """From now on row i has the columns before `lengths[i]` only: the others are neither fed nor attended to.
+
+        Lengths may grow again, up to that of the session; new columns are fed at once.
         """
         ...
 
     def keep(self, rows: Tensor) -> None:
         """Drop all rows but `rows` (int64 indices), before a forward that feeds all columns."""
         ...
+
+
+class CausalSession(Protocol):
+    """An autoregressive model's state for one batch of canvases; padding is on the left, as for a host."""
+
+    def forward(self, ids: Tensor, start: int, columns: slice) -> Tensor:
+        """Feed columns [start, columns.stop - 1) and return the logits that predict `columns`, each from its left.
+
+        `ids`: (B, columns.stop - 1 - start) int64, none negative. Returns (B, number of columns, V) in the
+        model's dtype; they are the caller's to change. `start` is before the first of `columns`,
+        and columns before it were fed earlier: their keys and values are used again, whatever
+        was fed right of them.
+        """
+        ...
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all rows but `rows` (int64 indices); keys and values of the others stay."""
+        ...
+
+
+@dataclass(frozen=True)
+class CausalModel:
+    """An autoregressive model that speaks a host's ids: its logits are as wide as the host's."""
+
+    name: str
+    mask_id: int  # the host's, which is never predicted
+    open: Callable[[Sequence[int], int], CausalSession]  # of (padding, length), as in `Host.open`
+    flops: Callable[[int, int, int], int]  # as `Host.flops`
 
 
 class Host(Protocol):
@@ -73,4 +109,15 @@ class Host(Protocol):
 
     def flops(self, queries: int, keys: int, logits: int) -> int:
         """Floating-point operations of one forward: columns fed, columns attended to, logit rows made."""
+        ...
+
+    def vocabulary(self) -> Mapping[str, int]:
+        """Token -> id, of all that an autoregressive model must share to judge this host's tokens.
+
+        What only a diffusion model has, such as MASK, may be left out.
+        """
+        ...
+
+    def companion(self) -> CausalModel:
+        """The autoregressive model that comes with the host; a UsageError if there is none."""
         ...

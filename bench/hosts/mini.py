@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from l2pd_bench.errors import UsageError, unknown
-from l2pd_bench.hosts.base import Session
+from l2pd_bench.hosts.base import CausalModel, Session
 from l2pd_bench.hosts.transformer import Transformer, TransformerConfig, rotary_table
 
 MASK, EOT, USER, ASSISTANT, UNKNOWN = "<|mask|>", "<|endoftext|>", "<|user|>", "<|assistant|>", "<|unk|>"
@@ -63,19 +63,20 @@ class TransformerSession:
     def __init__(self, model: Transformer, padding: Sequence[int], length: int, *, cached: bool) -> None:
         config, device = model.config, model.embed.weight.device
         self.model = model
-        columns = torch.arange(length, device=device)
-        self.attend: Tensor | None = None
-        positions = columns[None]  # (1, L): the same for every row
+        self.columns = torch.arange(length, device=device)
+        self.first: Tensor | None = None  # (B, 1): each row's first column, if they differ
+        positions = self.columns[None]  # (1, L): the same for every row
         if any(padding):
-            pad = torch.tensor(list(padding), device=device)
-            positions = (columns - pad[:, None]).clamp(min=0)  # (B, L)
-            self.attend = (columns >= pad[:, None])[:, None, None]  # (B, 1, 1, L)
+            self.first = torch.tensor(list(padding), device=device)[:, None]
+            positions = (self.columns - self.first).clamp(min=0)  # (B, L)
         cos, sin = rotary_table(positions, config.head_dim, config.rope_theta)
         self.cos, self.sin = cos[:, :, None], sin[:, :, None]  # (B or 1, L, 1, head_dim)
+        self.attend: Tensor | None = None  # (B, 1, 1, length): what a row has of the columns, if not all
         self.store: Tensor | None = None
         if cached:
             shape = (config.n_layers, 2, len(padding), length, config.n_heads, config.head_dim)
             self.store = torch.empty(shape, dtype=model.embed.weight.dtype, device=device)
+        self.resize([length] * len(padding))
 
     def forward(self, ids: Tensor, start: int, block: slice) -> Tensor:
         """See `Session.forward`; the head sees the block's rows only."""
@@ -83,7 +84,8 @@ class TransformerSession:
         if self.attend is not None:
             ids = ids.clamp(min=0)  # padding: any token will do, as nothing attends to it
         cos, sin = self.cos[:, start:stop], self.sin[:, start:stop]
-        hidden = self.model.hidden(ids, cos, sin, self.attend, self.store, start)
+        store = None if self.store is None else self.store[:, :, :, : self.length]
+        hidden = self.model.hidden(ids, cos, sin, self.attend, store, start)
         rows = hidden[:, block.start - start : block.stop - start]
         logits: Tensor = self.model.head(self.model.norm(rows))
         return logits
@@ -91,9 +93,49 @@ class TransformerSession:
     def keep(self, rows: Tensor) -> None:
         """See `Session.keep`; what the store holds is overwritten by the next forward."""
         if self.attend is not None:
-            self.attend, self.cos, self.sin = self.attend[rows], self.cos[rows], self.sin[rows]
+            self.attend = self.attend[rows]
+        if self.first is not None:
+            self.first, self.cos, self.sin = self.first[rows], self.cos[rows], self.sin[rows]
         if self.store is not None:
             self.store = self.store[:, :, : len(rows)]
+
+    def resize(self, lengths: Sequence[int]) -> None:
+        """See `Session.resize`; what the store holds of other columns is left where it is."""
+        self.length = max(lengths)
+        columns = self.columns[: self.length]
+        attend = None if self.first is None else columns >= self.first  # (B, length)
+        if min(lengths) < self.length:
+            within = columns < torch.tensor(list(lengths), device=columns.device)[:, None]
+            attend = within if attend is None else attend & within
+        self.attend = None if attend is None else attend[:, None, None]  # (B, 1, 1, length)
+
+
+class CausalTransformerSession(TransformerSession):
+    """See `CausalSession`: a column attends to itself and to what is left of it."""
+
+    def __init__(self, model: Transformer, padding: Sequence[int], length: int) -> None:
+        super().__init__(model, padding, length, cached=True)
+
+    def forward(self, ids: Tensor, start: int, columns: slice) -> Tensor:
+        """See `CausalSession.forward`."""
+        stop = columns.stop - 1
+        queries, keys = self.columns[start:stop, None], self.columns[:stop]
+        attend = keys <= queries  # (N, stop)
+        if self.first is not None:  # padding sees itself: the mean of nothing is NaN in some kernels
+            attend = attend & (keys >= self.first[:, None]) | (keys == queries)  # (B, N, stop)
+            attend = attend[:, None]
+        assert self.store is not None
+        cos, sin = self.cos[:, start:stop], self.sin[:, start:stop]
+        hidden = self.model.hidden(ids, cos, sin, attend, self.store[:, :, :, :stop], start)
+        logits: Tensor = self.model.head(self.model.norm(hidden[:, columns.start - 1 - start :]))
+        return logits
+
+    def keep(self, rows: Tensor) -> None:
+        """See `CausalSession.keep`."""
+        assert self.store is not None
+        store = self.store[:, :, rows]
+        super().keep(rows)
+        self.store = store
 
 
 class MiniHost:
@@ -133,6 +175,28 @@ class MiniHost:
     def flops(self, queries: int, keys: int, logits: int) -> int:
         """Floating-point operations of one forward."""
         return self.model.config.flops(queries, keys, logits)
+
+    def vocabulary(self) -> Mapping[str, int]:
+        """Token -> id."""
+        vocab: dict[str, int] = self.tokenizer.raw.get_vocab()
+        return vocab
+
+    def companion(self) -> CausalModel:
+        """The small causal model that is shipped with the embedded one."""
+        if self.tokenizer_id != MiniTokenizer.shipped().id:
+            raise UsageError(
+                f"scorer: model '{self.name}' has a tokenizer of its own, got none for it; "
+                "name a causal model with the same tokenizer (a folder or a hub id)"
+            )
+        with as_file(files("l2pd_bench.hosts").joinpath(COMPANION)) as path:
+            dtype = str(self.dtype).removeprefix("torch.")
+            model = read_model(path, device=str(self.device), dtype=dtype).eval()
+        return CausalModel(
+            f"{self.name}'s companion",
+            self.mask_id,
+            lambda padding, length: CausalTransformerSession(model, padding, length),
+            model.config.flops,
+        )
 
 
 def read_model(path: Path, *, device: str, dtype: str) -> Transformer:

@@ -71,7 +71,8 @@ class Layer(nn.Module):
     ) -> Tensor:
         """Rows `x` (B, N, d) standing in columns [start, start + N).
 
-        `cos`, `sin`: (B or 1, N, 1, head_dim). `attend`: (B, 1, 1, columns) bool or None for all.
+        `cos`, `sin`: (B or 1, N, 1, head_dim). `attend`: bool, broadcast to (B, H, N, columns), or None
+        for all (of a causal network: all up to the row's own, which needs rows from column 0).
         `store`: this layer's keys and values (2, B, columns, H, head_dim); the rows' own are
         written into it (keys after rotation) and all its columns are attended to. Without
         a store, the rows attend to themselves only.
@@ -87,8 +88,9 @@ class Layer(nn.Module):
             store[0, :, start : start + rows] = k
             store[1, :, start : start + rows] = v
             k, v = store[0], store[1]
+        is_causal = self.config.causal and attend is None
         mixed = F.scaled_dot_product_attention(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=attend, is_causal=self.config.causal
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=attend, is_causal=is_causal
         )
         x = x + self.attn_out(mixed.transpose(1, 2).reshape(batch, rows, -1))
         gate, up = self.gate_up(self.ffn_norm(x)).chunk(2, -1)

@@ -21,6 +21,7 @@ class Row:
     run: Run
     baseline: Run | None  # fixed-step, one token per step, in the same setting
     reference: Run | None  # the same without cache and with EoT policy `decode`
+    derived: bool  # chosen from the samples of other rows, so that it has no seconds
     errors: int  # samples that ended in an error: wrong for accuracy, left out elsewhere
     untimed: int  # samples without valid times: left out of tps, latency, overhead and speedup
     accuracy: float | None
@@ -42,8 +43,12 @@ class Row:
     flops: float | None
     overhead_share: float | None
     agreement_share: float | None
+    gap_closed: float | None  # share of the baseline's forwards above the oracle's that are saved
+    cut_tokens: float | None  # mean per sample, under EoT policy `predict`
+    decode_agreement: float | None  # share of answers that are as with EoT policy `decode`
     mean_answer_tokens: float | None
     forced_per_sample: float | None
+    overrides_per_sample: float | None
 
     @property
     def spec(self) -> str:
@@ -54,6 +59,11 @@ class Row:
     def is_baseline(self) -> bool:
         """Whether the others are compared with this row."""
         return self.baseline is self.run
+
+    @property
+    def deployable(self) -> bool:
+        """Whether one could decode so; an oracle is on no ranking."""
+        return self.run.manifest.strategy.deployable
 
     @property
     def finished(self) -> bool:

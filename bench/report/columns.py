@@ -16,9 +16,11 @@ from l2pd_bench.stats import Interval
 
 MISSING = "\N{EN DASH}"
 STRATEGY = "strategy"
+NOT_DEPLOYABLE = "\N{DAGGER}"
+NOT_DEPLOYABLE_LEGEND = "not deployable: it goes by what is not known when decoding, and is not ranked"
 STRATEGY_LEGEND = "the rule that chooses which masks to fill at each step; everything else is equal within a section"
 BEST_LEGEND = (
-    "best of its column in the section, among finished runs over the most items, as printed; "
+    "best of its column in the section, among finished deployable runs over the most items, as printed; "
     "no mark where all are equal"
 )
 
@@ -38,24 +40,37 @@ class Column:
     value: Callable[[Row], float | None] | None = None  # what is compared, where one can be the best
     highest: bool = True  # whether the best is the highest
     in_seconds: bool = False  # whether it says something of this machine only
+    optional: bool = False  # whether it is left out of a section in which no row has anything to say
 
 
 def best(section: Section, column: Column) -> set[int]:
     """Indices of the best rows of a column; empty where there is nothing to choose between.
 
-    Only finished rows over the section's largest set of items compete, and seconds only
+    Only deployable, finished rows over the section's largest set of items compete, and seconds only
     if all of them were measured on one kind of machine.
     """
     if column.value is None or (column.in_seconds and not section.one_machine):
         return set()
     most = max(len(row.run.samples) for row in section.rows)
-    rows = {i: row for i, row in enumerate(section.rows) if row.finished and len(row.run.samples) == most}
+    rows = {
+        i: row for i, row in enumerate(section.rows) if row.deployable and row.finished and len(row.run.samples) == most
+    }
     values = {i: v for i, row in rows.items() if (v := column.value(row)) is not None}
     texts = {i: column.text(section.rows[i]) for i in values}
     if len(set(texts.values())) < 2:
         return set()
     winner = (max if column.highest else min)(values, key=values.__getitem__)
     return {i for i, text in texts.items() if text == texts[winner]}
+
+
+def shown(section: Section) -> list[Column]:
+    """The columns of a section."""
+    return [c for c in COLUMNS if not c.optional or any(c.text(row) != MISSING for row in section.rows)]
+
+
+def name(row: Row) -> str:
+    """A row's strategy as a board shows it."""
+    return row.spec if row.deployable else f"{row.spec} {NOT_DEPLOYABLE}"
 
 
 def _fixed(value: float | None, places: int, unit: str = "") -> str:
@@ -98,14 +113,13 @@ def _samples(row: Row) -> str:
 
 
 def _nfe(row: Row) -> float | None:
-    parts = (row.nfe_full, row.nfe_window, row.nfe_auxiliary)
-    return None if row.nfe_full is None else sum(part or 0.0 for part in parts)
+    return None if row.nfe_full is None or row.nfe_window is None else row.nfe_full + row.nfe_window
 
 
 def _nfe_parts(row: Row) -> str:
     if row.nfe_full is None:
         return ""
-    return f"{row.nfe_full:.1f}/{row.nfe_window:.1f}" + (f"/{row.nfe_auxiliary:.1f}" if row.nfe_auxiliary else "")
+    return f"{row.nfe_full:.1f}/{row.nfe_window:.1f}" + (f"+{row.nfe_auxiliary:.1f}" if row.nfe_auxiliary else "")
 
 
 COLUMNS = (
@@ -153,7 +167,8 @@ COLUMNS = (
     Column("TPF", "net tokens per forward", lambda row: _fixed(row.tpf, 2), value=lambda row: row.tpf, group="work"),
     Column(
         "NFE",
-        "forwards per sample; of these over the whole canvas / over a cached window (/ of an auxiliary model)",
+        "forwards of the model per sample; of these over the whole canvas / over a cached window "
+        "(+ forwards of the strategy's own models)",
         lambda row: _fixed(_nfe(row), 1),
         "full/win",
         _nfe_parts,
@@ -189,6 +204,24 @@ COLUMNS = (
         "%",
         value=lambda row: None if row.is_baseline else row.agreement_share,
         group="work",
+    ),
+    Column(
+        "gap",
+        "share of the forwards between fixed-step and the oracle that are saved, in percent",
+        lambda row: _percent(row.gap_closed),
+        "%",
+        value=lambda row: row.gap_closed,
+        group="work",
+        optional=True,
+    ),
+    Column(
+        "cut",
+        "masks per sample that EoT prediction cut off; share of the answers that are those of EoT policy decode",
+        lambda row: _fixed(row.cut_tokens, 1),
+        "=decode",
+        lambda row: "" if row.decode_agreement is None else _percent(row.decode_agreement),
+        group="work",
+        optional=True,
     ),
     Column(
         "length",

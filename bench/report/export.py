@@ -7,7 +7,7 @@ import io
 import json
 
 from l2pd_bench.report.board import Board, Row, Section
-from l2pd_bench.report.columns import COLUMNS, STRATEGY, STRATEGY_LEGEND
+from l2pd_bench.report.columns import COLUMNS, NOT_DEPLOYABLE, NOT_DEPLOYABLE_LEGEND, STRATEGY, STRATEGY_LEGEND
 from l2pd_bench.report.pairing import Speedup
 from l2pd_bench.schema import PROTOCOL
 from l2pd_bench.specs import Scalar
@@ -19,7 +19,11 @@ def to_json(board: Board) -> str:
         {"title": s.title, "protocol_hash": s.protocol_hash, "protocol": s.protocol, "remarks": s.remarks}
         for s in board.sections
     ]
-    legend = {STRATEGY: STRATEGY_LEGEND, **{column.title: column.legend for column in COLUMNS}}
+    legend = {
+        STRATEGY: STRATEGY_LEGEND,
+        NOT_DEPLOYABLE: NOT_DEPLOYABLE_LEGEND,
+        **{column.title: column.legend for column in COLUMNS},
+    }
     document = {"notes": board.notes, "sections": sections, "rows": flat_rows(board), "legend": legend}
     return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -47,8 +51,10 @@ def _flat(section: Section, row: Row) -> dict[str, Scalar]:
         "protocol_hash": section.protocol_hash,
         "strategy": row.spec,
         "is_baseline": row.is_baseline,
-        "run_id": manifest.run_id,
-        "folder": str(row.run.folder),
+        "deployable": row.deployable,
+        "derived": row.derived,
+        "run_id": None if row.derived else manifest.run_id,
+        "folder": None if row.derived else str(row.run.folder),
         "status": manifest.status,
         "samples": len(row.run.samples),
         "planned": manifest.planned,
@@ -76,8 +82,12 @@ def _flat(section: Section, row: Row) -> dict[str, Scalar]:
         "flops": row.flops,
         "overhead_share": row.overhead_share,
         "agreement_share": row.agreement_share,
+        "gap_closed": row.gap_closed,
+        "cut_tokens": row.cut_tokens,
+        "decode_agreement": row.decode_agreement,
         "mean_answer_tokens": row.mean_answer_tokens,
         "forced_per_sample": row.forced_per_sample,
+        "overrides_per_sample": row.overrides_per_sample,
     }
 
 

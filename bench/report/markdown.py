@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from l2pd_bench.report.board import Board, Section
-from l2pd_bench.report.columns import BEST_LEGEND, COLUMNS, STRATEGY, STRATEGY_LEGEND, best
+from l2pd_bench.report.columns import (
+    BEST_LEGEND,
+    COLUMNS,
+    NOT_DEPLOYABLE,
+    NOT_DEPLOYABLE_LEGEND,
+    STRATEGY,
+    STRATEGY_LEGEND,
+    best,
+    shown,
+)
 
 
 def to_markdown(board: Board) -> str:
@@ -24,16 +33,18 @@ def _lines(board: Board) -> Iterator[str]:
             yield from (f"- {_escaped(remark)}" for remark in section.remarks)
             yield ""
     yield from ("### Legend", "", f"- **bold**: {BEST_LEGEND}", f"- **{STRATEGY}**: {STRATEGY_LEGEND}")
+    yield f"- **{NOT_DEPLOYABLE}**: {NOT_DEPLOYABLE_LEGEND}"
     yield from (f"- **{column.title}**: {column.legend}" for column in COLUMNS)
 
 
 def _table(section: Section) -> Iterator[str]:
-    winners = [best(section, column) for column in COLUMNS]
-    yield _line([STRATEGY, *(f"{c.title} ({c.under})" if c.under else c.title for c in COLUMNS), "records"])
-    yield _line(["---", *("---:" for _ in COLUMNS), "---"])
+    columns = shown(section)
+    winners = [best(section, column) for column in columns]
+    yield _line([STRATEGY, *(f"{c.title} ({c.under})" if c.under else c.title for c in columns), "records"])
+    yield _line(["---", *("---:" for _ in columns), "---"])
     for index, row in enumerate(section.rows):
-        cells = [f"`{row.spec}`"]
-        for column, winning in zip(COLUMNS, winners, strict=True):
+        cells = [f"`{row.spec}`" if row.deployable else f"`{row.spec}` {NOT_DEPLOYABLE}"]
+        for column, winning in zip(columns, winners, strict=True):
             text = f"**{column.text(row)}**" if index in winning else column.text(row)
             cells.append(f"{text} ({detail})" if (detail := column.detail(row)) else text)
         yield _line([*cells, f"`{row.run.folder}`"])

@@ -14,11 +14,12 @@ from l2pd_bench import stats
 from l2pd_bench.records import Run
 from l2pd_bench.report import pairing
 from l2pd_bench.report.board import Board, Row, Section
+from l2pd_bench.report.derived import oracle_threshold
 from l2pd_bench.report.remarks import remarks
 from l2pd_bench.schema import PROTOCOL
 from l2pd_bench.specs import Scalar
 
-REFERENCE = {"cache": "none", "eot": "decode"}  # the setting the papers compare with
+REFERENCE = {"cache": "none", "eot": "decode", "schedule": "blocks"}  # the setting the papers compare with
 
 
 def make_board(runs: Sequence[Run]) -> Board:
@@ -26,17 +27,10 @@ def make_board(runs: Sequence[Run]) -> Board:
     groups: defaultdict[str, list[Run]] = defaultdict(list)
     for run in sorted(runs, key=lambda r: str(r.folder)):
         groups[run.manifest.protocol_hash].append(run)
-    baselines = [run for run in runs if is_baseline(run)]
+    baselines = [run for run in runs if run.manifest.strategy.is_baseline]
     sections = [_section(group, baselines, runs) for group in groups.values()]
     notes = dict.fromkeys(note for group in groups.values() for run in group for note in run.manifest.notes)
     return Board(tuple(notes), tuple(sorted(sections, key=_order)))
-
-
-def is_baseline(run: Run) -> bool:
-    """Whether a run is fixed-step with one token per step, most confident first."""
-    strategy = run.manifest.strategy
-    one_by_one = strategy.params.get("k") == 1 and strategy.params.get("order", "confidence") == "confidence"
-    return strategy.name == "fixed-step" and one_by_one
 
 
 def _section(group: Sequence[Run], baselines: Sequence[Run], runs: Sequence[Run]) -> Section:
@@ -45,13 +39,20 @@ def _section(group: Sequence[Run], baselines: Sequence[Run], runs: Sequence[Run]
     wanted = {**protocol, **REFERENCE}
     same = [run for run in baselines if run.manifest.protocol_hash == protocol_hash]
     plain = [run for run in baselines if run.manifest.protocol == wanted]
-    rows = [_row(run, _nearest(run, same), _nearest(run, plain)) for run in group]
-    rows.sort(key=lambda row: (not row.finished, -(row.tps or 0.0), row.spec))
+    oracles = [run for run in group if run.manifest.strategy.is_oracle]
+    decoded = [run for run in runs if run.manifest.protocol == {**protocol, "eot": "decode"}]
+    best_tau = oracle_threshold(group, same[0]) if len(same) == 1 else None
+    every = [*group, best_tau] if best_tau else group
+    rows = [
+        _row(run, _nearest(run, same), _nearest(run, plain), _nearest(run, oracles), decoded, run is best_tau)
+        for run in every
+    ]
+    rows.sort(key=lambda row: (not row.deployable, not row.finished, -(row.tps or 0.0), row.spec))
     return Section(_title(protocol, protocol_hash, runs), protocol, protocol_hash, tuple(rows), tuple(remarks(rows)))
 
 
 def _nearest(run: Run, baselines: Sequence[Run]) -> Run | None:
-    """Of several baselines of a setting (from several results folders), the one that says most about a run."""
+    """Of several such runs of a setting (from several results folders), the one that says most about a run."""
 
     def kinship(base: Run) -> tuple[bool, int, int]:
         return base is run, len(pairing.timed_pairs(base, run)), len(pairing.common(base, run))
@@ -59,18 +60,25 @@ def _nearest(run: Run, baselines: Sequence[Run]) -> Run | None:
     return max(baselines, key=kinship, default=None)
 
 
-def _row(run: Run, baseline: Run | None, reference: Run | None) -> Row:
+def _row(
+    run: Run, baseline: Run | None, reference: Run | None, oracle: Run | None, decoded: Sequence[Run], derived: bool
+) -> Row:
     done = [s for s in run.samples if s.status == "ok"]
     timed = list(pairing.timed(run).values())
     accuracy = stats.mean([100 * pairing.score(s) for s in run.samples])
     interval = stats.wilson(sum(map(pairing.correct, run.samples)), len(run.samples))
+    strategy = run.manifest.strategy
+    same = [other for other in decoded if other.manifest.strategy.spec == strategy.spec and other is not run]
+    nearest = _nearest(run, same)
+    is_decode = run.manifest.protocol["eot"] == "decode"
     latencies = [s.seconds.latency for s in timed]
     return Row(
         run=run,
         baseline=baseline,
         reference=reference,
+        derived=derived,
         errors=len(run.samples) - len(done),
-        untimed=len(done) - len(timed),
+        untimed=0 if derived else len(done) - len(timed),
         accuracy=accuracy,
         accuracy_interval=interval and stats.Interval(100 * interval.low, 100 * interval.high),
         delta=pairing.delta(baseline, run) if baseline else None,
@@ -90,15 +98,20 @@ def _row(run: Run, baseline: Run | None, reference: Run | None) -> Row:
         flops=stats.mean([s.flops for s in done]),
         overhead_share=stats.ratio([(s.seconds.decode - s.seconds.model, s.seconds.decode) for s in timed]),
         agreement_share=pairing.agreement(baseline, run) if baseline else None,
+        gap_closed=pairing.gap_closed(baseline, oracle, run) if baseline and oracle else None,
+        cut_tokens=stats.mean([s.cut_tokens for s in done]) if run.manifest.protocol["eot"] == "predict" else None,
+        decode_agreement=pairing.agreement(nearest, run) if nearest and not is_decode else None,
         mean_answer_tokens=stats.mean([s.tokens.answer for s in done]),
         forced_per_sample=stats.mean([s.forced_commits for s in done]),
+        overrides_per_sample=stats.mean([s.overrides for s in done]),
     )
 
 
 def _title(protocol: dict[str, Scalar], protocol_hash: str, runs: Sequence[Run]) -> str:
     """The setting in words: what is always told, and whatever else tells it from the task's other sections."""
     get = protocol.__getitem__
-    told = {"task", "model", "cache", "eot", "gen_length", "block_length", "batch_size", "temperature", "device"}
+    told = {"task", "model", "cache", "eot", "gen_length", "block_length", "schedule", "batch_size"}
+    told |= {"temperature", "device"}
     others = [r.manifest.protocol for r in runs if r.manifest.protocol["task"] == protocol["task"]]
     differing = [k for k in PROTOCOL if k not in told and any(o[k] != protocol[k] for o in others)]
     return ", ".join(
@@ -106,6 +119,7 @@ def _title(protocol: dict[str, Scalar], protocol_hash: str, runs: Sequence[Run])
             f"{get('task')}: model {get('model')}, cache {get('cache')}, EoT {get('eot')}",
             f"gen {get('gen_length')} / block {get('block_length')}, batch {get('batch_size')}",
             f"temperature {get('temperature'):g}, {get('device')}",
+            *([] if get("schedule") == "blocks" else [f"without blocks ({get('schedule')})"]),
             *(f"{key.replace('_', ' ')} {get(key)!s:.12}" for key in differing),
             f"protocol {protocol_hash[:8]}",
         ]

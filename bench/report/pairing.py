@@ -86,6 +86,13 @@ def agreement(base: Run, run: Run) -> float | None:
     return stats.mean([theirs.text == ours.text for theirs, ours in pairs])
 
 
+def gap_closed(base: Run, oracle: Run, run: Run) -> float | None:
+    """(NFE of the baseline - NFE) / (NFE of the baseline - NFE of the oracle), over the items all three have."""
+    runs = [{s.doc_id: s.nfe.total for s in r.samples if s.status == "ok"} for r in (base, oracle, run)]
+    shared = runs[0].keys() & runs[1].keys() & runs[2].keys()
+    return stats.ratio([(runs[0][i] - runs[2][i], runs[0][i] - runs[1][i]) for i in shared])
+
+
 def _by_batch(pairs: list[tuple[Sample, Sample]], single: bool) -> list[tuple[float, float]]:
     """Decode seconds, added up over what was decoded together.
 

@@ -16,7 +16,12 @@ _AGAIN = "repeat both in one command with --restart, so that they are timed in t
 def remarks(rows: Sequence[Row]) -> list[str]:
     """The remarks on a section, on all of it first."""
     found = []
-    if not any(row.baseline for row in rows):
+    if any(row.run.manifest.protocol["schedule"] != "blocks" for row in rows):
+        found.append(
+            "decoded without blocks, with what is recomputed and how far is looked ahead as the strategy's own "
+            "parameters: a setting of its own, which nothing else shares; compare its speedup vs reference"
+        )
+    elif not any(row.baseline for row in rows):
         found.append(
             "no fixed-step run with one token per step in this section, hence no delta, speedup and agreement; "
             f"add it: {_command_with_baseline(rows)}"
@@ -41,6 +46,16 @@ def _of_row(row: Row) -> list[str]:
     """The remarks on one row."""
     manifest, samples = row.run.manifest, row.run.samples
     found = []
+    if row.derived:
+        return [
+            "not decoded but chosen, sample by sample, from the threshold rows here: the best score, and of these the "
+            "fewest forwards; not ranked, as one cannot know which"
+        ]
+    if not row.deployable:
+        found.append(
+            f"not ranked, as it is shown fixed-step's decode; what that costs stands in its row. Filled in tokens that "
+            f"were not predicted in {row.overrides_per_sample or 0:.2f} steps per sample"
+        )
     if not row.finished:
         reason = f" ({_plain(manifest.error)})" if manifest.error else ""
         state = "running, or killed" if manifest.status == "running" else manifest.status

@@ -13,7 +13,18 @@ from rich.table import Table
 from rich.text import Text
 
 from l2pd_bench.report.board import Board, Row, Section
-from l2pd_bench.report.columns import BEST_LEGEND, COLUMNS, STRATEGY, STRATEGY_LEGEND, Column, best
+from l2pd_bench.report.columns import (
+    BEST_LEGEND,
+    COLUMNS,
+    NOT_DEPLOYABLE,
+    NOT_DEPLOYABLE_LEGEND,
+    STRATEGY,
+    STRATEGY_LEGEND,
+    Column,
+    best,
+    name,
+    shown,
+)
 
 MARK = "*"
 STRATEGY_WIDTHS = (36, 20)  # in one table of everything, in several stacked ones
@@ -34,7 +45,12 @@ def print_board(board: Board, console: Console) -> None:
             console.print(_pairs([("records:", folder)]))
         console.print(_pairs([("-", remark) for remark in section.remarks]))
     console.print()
-    legend = [(MARK, BEST_LEGEND), (STRATEGY, STRATEGY_LEGEND), *((c.title, c.legend) for c in COLUMNS)]
+    legend = [
+        (MARK, BEST_LEGEND),
+        (NOT_DEPLOYABLE, NOT_DEPLOYABLE_LEGEND),
+        (STRATEGY, STRATEGY_LEGEND),
+        *((c.title, c.legend) for c in COLUMNS),
+    ]
     console.print(_pairs(legend, "dim"))
 
 
@@ -45,17 +61,18 @@ def _tables(section: Section, console: Console) -> list[Table]:
         return Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= console.width
 
     wide, narrow = STRATEGY_WIDTHS
-    everything = _table(section, COLUMNS, wide)
+    columns = shown(section)
+    everything = _table(section, columns, wide)
     if fits(everything):
         return [everything]
     parts: list[list[Column]] = []
     for group in ("result", "work"):
         parts.append([])
-        for column in (c for c in COLUMNS if c.group == group):
+        for column in (c for c in columns if c.group == group):
             if parts[-1] and not fits(_table(section, [*parts[-1], column], narrow)):
                 parts.append([])
             parts[-1].append(column)
-    return [_table(section, columns, narrow) for columns in parts]
+    return [_table(section, part, narrow) for part in parts]
 
 
 def _table(section: Section, columns: Sequence[Column], strategy_width: int) -> Table:
@@ -66,7 +83,7 @@ def _table(section: Section, columns: Sequence[Column], strategy_width: int) -> 
     winners = [best(section, column) for column in columns]
     for index, row in enumerate(section.rows):
         cells = (_cell(row, column, index in w) for column, w in zip(columns, winners, strict=True))
-        table.add_row(_folded(row.spec, strategy_width), *cells)
+        table.add_row(_folded(name(row), strategy_width), *cells)
     return table
 
 
