@@ -133,27 +133,24 @@ def shipped_filters() -> tuple[Path, ...]:
     return tuple(sorted(Path(__file__).parent.glob("learn2pd_*.safetensors")))
 
 
+@functools.cache
 def read_filter(path: Path) -> StoredFilter:
-    """Read a filter file, strictly; UsageError if it is none. An unchanged file is read once."""
-    try:
-        state = path.stat()
-    except OSError as error:
-        raise UsageError(
-            f"filter: '{path}' cannot be read ({error.strerror}), expected a file made by 'l2pd-bench filter train'"
-        ) from error
-    return _read(path, state.st_mtime_ns, state.st_size, state.st_ino)
+    """Read a filter file, strictly; UsageError if it is none.
 
-
-@functools.lru_cache(maxsize=32)
-def _read(path: Path, *_state: int) -> StoredFilter:
-    """`read_filter`, remembered for as long as modification time, size and inode stay the same."""
+    A file is read once in a process: a run goes on with the filter it began with, the one
+    its records name, whatever happens to the file meanwhile.
+    """
     try:
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         with safe_open(path, "pt", device="cpu") as stored:
             card = _card(stored.metadata() or {})
             weights = {name: stored.get_tensor(name).clone() for name in stored.keys()}  # noqa: SIM118
         _check_weights(card, weights)
-    except (OSError, SafetensorError, ValueError) as error:
+    except OSError as error:
+        raise UsageError(
+            f"filter: '{path}' cannot be read ({error.strerror}), expected a file made by 'l2pd-bench filter train'"
+        ) from error
+    except (SafetensorError, ValueError) as error:
         raise UsageError(
             f"filter: '{path}' is no filter ({error}), expected a file made by 'l2pd-bench filter train'"
         ) from error
