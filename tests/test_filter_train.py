@@ -215,7 +215,9 @@ def test_evaluate(collection: Path, tmp_path: Path, analytic: AnalyticHost, mini
         (make_card(analytic, 16), "for block-length 16, got block-length 8"),
     ):
         with pytest.raises(UsageError, match=said):
-            evaluate(write_filter(path, card, Filter(card.block_length)), collection)
+            evaluate(
+                write_filter(tmp_path / f"{card.block_length}.safetensors", card, Filter(card.block_length)), collection
+            )
 
 
 # ------------------------------------------------------------------ commands
@@ -293,4 +295,5 @@ def test_the_shipped_filter(mini: MiniHost) -> None:
     tasks = ["mini-math", "mini-code", "mini-list", "mini-line-random"]
     assert [(source["name"], source["kind"]) for source in sources] == [(task, "training pool") for task in tasks]
     words = [word for task in tasks for word in ("--task", task)]
-    assert card.data["command"] == " ".join(["l2pd-bench filter collect", *words, "--output mini-work/filter"])
+    options = "--limit 320 --eot stop --output mini-work/filter"
+    assert card.data["command"] == " ".join(["l2pd-bench filter collect", *words, options])
