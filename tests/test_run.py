@@ -194,7 +194,13 @@ class TestResume:
         """Ctrl-C keeps what is done, says how to continue, and the same command continues."""
         command = [PROGRAM, "run", "--strategy", "fixed-step", "--task", "analytic-shuffle", "--model", "analytic"]
         command += ["--output", str(tmp_path)]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+        )
         while not any(p.read_bytes().count(b"\n") > 1 for p in tmp_path.rglob("samples.jsonl")):
             time.sleep(0.01)  # with the second sample there, the first is sure to be acknowledged
         process.send_signal(signal.SIGINT)
