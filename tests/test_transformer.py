@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from l2pd_bench.hosts.mini import MiniHost, TransformerSession
+from l2pd_bench.hosts.mini import MiniHost
+from l2pd_bench.hosts.session import TransformerSession
 from l2pd_bench.hosts.transformer import Transformer, TransformerConfig
 
 PADDING, LENGTH = [0, 3, 17], 40
@@ -146,11 +147,36 @@ def test_flops_equal_torchs_count(mini: MiniHost, queries: int, keys: int, logit
     assert mini.model.config.flops(queries, keys, logits) == counted(mini.model, queries, keys, logits)
 
 
-def test_flops_of_another_shape() -> None:
-    """The count holds for a model of another shape, where no two sizes are equal."""
-    config = TransformerConfig(vocab_size=50, d_model=24, n_layers=3, n_heads=2, ffn_size=40)
+@pytest.mark.parametrize(("n_kv_heads", "qkv_bias"), [(None, False), (2, True), (1, True)])
+def test_flops_of_another_shape(n_kv_heads: int | None, qkv_bias: bool) -> None:
+    """The count holds for a model of another shape, where no two sizes are equal, and with shared keys and values."""
+    sizes = {"vocab_size": 50, "d_model": 24, "n_layers": 3, "n_heads": 6, "ffn_size": 40}
+    config = TransformerConfig(**sizes, n_kv_heads=n_kv_heads, qkv_bias=qkv_bias)  # type: ignore[arg-type]
 
     assert config.flops(7, 11, 5) == counted(Transformer(config), 7, 11, 5)
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_shared_keys_are_as_if_each_head_had_its_own(mask: bool) -> None:
+    """A network whose heads share keys and values equals one in which they are written out for every head."""
+    shared = Transformer(TransformerConfig(50, 24, 2, 6, 40, n_kv_heads=2, qkv_bias=True))
+    whole = Transformer(TransformerConfig(50, 24, 2, 6, 40, qkv_bias=True))
+    draws = torch.Generator().manual_seed(0)
+    weights = {name: torch.randn(w.shape, generator=draws) for name, w in shared.named_parameters()}
+    shared.load_state_dict(weights)
+    for name in [name for name in weights if ".qkv." in name]:
+        q, k, v = weights[name].split([24, 8, 8])
+        k, v = (x.unflatten(0, (2, 4)).repeat_interleave(3, 0).flatten(0, 1) for x in (k, v))
+        weights[name] = torch.cat([q, k, v])
+    whole.load_state_dict(weights)
+    ids, padding = torch.randint(50, (2, 12), generator=draws), [0, 4 if mask else 0]
+    got, wanted = [], []
+    with torch.inference_mode():
+        for model, logits in ((shared, got), (whole, wanted)):
+            session = TransformerSession(model, padding, 12, cached=True)
+            logits += [session.forward(ids, 0, slice(4, 12)), session.forward(ids[:, 6:9], 6, slice(6, 9))]
+
+    assert all(differ(a, b) <= 1e-5 for a, b in zip(got, wanted, strict=True))
 
 
 def test_causal_rows_see_only_what_is_before(mini: MiniHost, ids: Tensor) -> None:

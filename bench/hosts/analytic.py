@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from l2pd_bench.errors import UsageError
-from l2pd_bench.hosts.base import CausalModel, Session
+from l2pd_bench.hosts.base import CausalModel, HostRequest, Session
 
 KINDS = ("copy", "shuffle", "replace")
 VOCABULARY = ("<mask>", "<eot>", "<answer>", *KINDS, *string.ascii_lowercase)
@@ -94,20 +94,29 @@ class AnalyticHost:
     """The ideal model, as a host."""
 
     name, revision, attention = "analytic", "1", "none"
+    is_chat, is_trained = False, True
     trained_tasks: frozenset[str] | None = frozenset({"analytic-copy", "analytic-shuffle", "analytic-replace"})
     dtype, device = torch.float32, torch.device("cpu")
     vocab_size, mask_id, eot_id = len(VOCABULARY), MASK_ID, EOT_ID
     weights_hash = tokenizer_id = hashlib.sha256(" ".join(VOCABULARY).encode()).hexdigest()
 
-    def encode(self, prompt: str) -> list[int]:
-        """Ids of a kind and its letters."""
+    def encode(self, prompt: str, prefix: str = "", *, chat: bool | None = None) -> list[int]:
+        """Ids of a kind and its letters; there is no chat template."""
         kind, *letters = prompt.split()
-        if kind not in KINDS or not letters or any(len(x) != 1 or x not in _IDS for x in letters):
+        if chat or prefix or kind not in KINDS or not letters or any(len(x) != 1 or x not in _IDS for x in letters):
             raise UsageError(
                 f"model 'analytic': got the prompt '{prompt[:60]}', expected one of {', '.join(KINDS)} and letters; "
                 f"it only answers the tasks {', '.join(sorted(self.trained_tasks or ()))}"
             )
         return [_IDS[kind], *(_IDS[x] for x in letters), ANSWER_ID]
+
+    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """Impossible."""
+        raise UsageError("model 'analytic': got a chat, but it has no chat template")
+
+    def encode_rendered(self, text: str) -> list[int]:
+        """See `encode`."""
+        return self.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Letters, separated by spaces."""
@@ -135,10 +144,12 @@ class AnalyticHost:
         )
 
 
-def load(params: dict[str, str], *, device: str, dtype: str) -> AnalyticHost:
+def load(request: HostRequest) -> AnalyticHost:
     """The host `analytic`; it has no parameters and computes on the CPU in float32."""
-    if params:
-        raise UsageError(f"model 'analytic': got the parameter '{min(params)}', it has none")
-    if device not in ("cpu", "auto") or dtype != "float32":
+    request.refuse("revision", "attention", "weights")
+    if request.params:
+        raise UsageError(f"model 'analytic': got the parameter '{min(request.params)}', it has none")
+    device, dtype = request.device, request.dtype
+    if device not in ("cpu", "auto") or dtype not in ("float32", "auto"):
         raise UsageError(f"model 'analytic': got device '{device}', dtype '{dtype}'; it only runs on cpu in float32")
     return AnalyticHost()

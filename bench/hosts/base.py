@@ -8,11 +8,59 @@ shifted by one (Dream) are the host's affair.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from l2pd_bench.errors import UsageError, unknown
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class HostRequest:
+    """Which model is asked for, and how it shall compute; "auto" and None leave that to the host's loader.
+
+    A checkpoint's files are found before its loader is called: it gets their `folder`, and
+    the `revision` (a commit) if they are a hub repository's.
+    """
+
+    name: str  # as records store it
+    params: Mapping[str, str] = field(default_factory=dict)  # of `--model name:key=value`
+    folder: Path | None = None
+    revision: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    attention: str | None = None
+    weights: str | None = None  # "random": a shape without a checkpoint
+
+    def refuse(self, *names: str) -> None:
+        """Raise UsageError for one of these fields that was given to a loader that knows nothing of it."""
+        defaults = {f.name: f.default for f in fields(self)}
+        for name in names:
+            if (got := getattr(self, name)) not in (defaults[name], {}):
+                raise UsageError(f"{name}: got '{got}' for model '{self.name}', which has no such choice; leave it out")
+
+    def torch_device(self) -> torch.device:
+        """The device; "auto" is the accelerator, where there is one. A UsageError if it cannot be used here."""
+        name = self.device
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            return torch.zeros(1, device=name).device
+        except (RuntimeError, AssertionError) as error:
+            raise UsageError(f"device: got '{name}', which cannot be used here ({error}); try cpu") from error
+
+    def torch_dtype(self, default: torch.dtype) -> torch.dtype:
+        """The dtype; "auto" is `default`."""
+        if self.dtype == "auto":
+            return default
+        if self.dtype not in DTYPES:
+            raise unknown("dtype", self.dtype, DTYPES)
+        return DTYPES[self.dtype]
 
 
 class Session(Protocol):
@@ -80,6 +128,8 @@ class Host(Protocol):
     vocab_size: int
     mask_id: int
     eot_id: int
+    is_chat: bool  # whether it was trained to answer in its chat template
+    is_trained: bool  # False for random weights, whose answers are not graded
     trained_tasks: frozenset[str] | None  # None: any task is fair; otherwise those it was trained for
 
     @property
@@ -92,8 +142,24 @@ class Host(Protocol):
         """Where the canvas must be."""
         ...
 
-    def encode(self, prompt: str) -> list[int]:
-        """Prompt text -> ids, in the host's chat template."""
+    def encode(self, prompt: str, prefix: str = "", *, chat: bool | None = None) -> list[int]:
+        """Prompt text -> ids, as the one user turn of the host's chat template if `chat`, else as it is.
+
+        None is what the host is trained for. `prefix` is what the answer begins with. A
+        UsageError for `chat` without a template.
+        """
+        ...
+
+    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """A chat (of "role" and "content") as text, special tokens spelled out, up to where the answer begins.
+
+        A last message of the assistant's is what the answer begins with. A UsageError for a
+        chat that the template cannot hold.
+        """
+        ...
+
+    def encode_rendered(self, text: str) -> list[int]:
+        """The ids of what `render` gave."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:

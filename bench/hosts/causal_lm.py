@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from l2pd_bench.errors import UsageError
 from l2pd_bench.hosts.base import CausalModel, Host
+from l2pd_bench.hosts.checkpoint import find_folder
 
 NEEDED = ("attention_mask", "position_ids", "past_key_values", "logits_to_keep")  # by a session, of the network
 UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)  # what transformers raises
@@ -63,7 +63,7 @@ def read_causal_lm(name: str, host: Host) -> CausalModel:
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    folder = _folder(name)
+    folder, _ = find_folder(name, None, download=False, what="scorer")  # a download would be timed with the decode
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
@@ -117,21 +117,6 @@ def flops_of(network: Any) -> Callable[[int, int, int], int]:
     attention = int(4 * config.num_attention_heads * head_dim * config.num_hidden_layers)
     row = int(2 * config.hidden_size * known(network))
     return lambda queries, keys, logits: queries * (2 * matrices + attention * keys) + logits * row
-
-
-def _folder(name: str) -> str:
-    """Where the files are. Nothing is downloaded, as that would happen while a decode is timed."""
-    if name and Path(name).expanduser().is_dir():
-        return str(Path(name).expanduser())
-    from huggingface_hub import snapshot_download
-
-    try:
-        return snapshot_download(name, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"scorer: got '{name}', expected a folder, or a hub id of which this machine has a copy; nothing is "
-            "downloaded during a run, so call 'hf download' with a hub id first"
-        ) from error
 
 
 def _require_same_tokens(name: str, got: Mapping[str, int], host: Host) -> None:

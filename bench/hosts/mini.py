@@ -1,4 +1,4 @@
-"""`mini`: the embedded diffusion model, and the session every transformer host uses.
+"""`mini`: the embedded diffusion model.
 
 A LLaDA-shaped transformer trained for this project (`l2pd-bench mini train`) and
 shipped with it, so that a board is true on a machine that has nothing else.
@@ -15,15 +15,14 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
-from torch import Tensor
 
 from l2pd_bench.errors import UsageError, unknown
-from l2pd_bench.hosts.base import CausalModel, Session
-from l2pd_bench.hosts.transformer import Transformer, TransformerConfig, rotary_table
+from l2pd_bench.hosts.base import CausalModel, HostRequest, Session
+from l2pd_bench.hosts.session import CausalTransformerSession, TransformerSession
+from l2pd_bench.hosts.transformer import Transformer, TransformerConfig
 
 MASK, EOT, USER, ASSISTANT, UNKNOWN = "<|mask|>", "<|endoftext|>", "<|user|>", "<|assistant|>", "<|unk|>"
 WEIGHTS, COMPANION, TOKENIZER = "mini.safetensors", "mini_causal.safetensors", "mini_tokenizer.json"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class MiniTokenizer:
@@ -42,9 +41,9 @@ class MiniTokenizer:
         """The tokenizer in the package."""
         return cls(Tokenizer.from_str(files("l2pd_bench.hosts").joinpath(TOKENIZER).read_text("utf-8")))
 
-    def prompt(self, text: str) -> list[int]:
-        """Prompt ids in the chat template."""
-        return [self.user, *self.answer(text), self.assistant]
+    def prompt(self, text: str, prefix: str = "") -> list[int]:
+        """Prompt ids in the chat template, and those of what the answer begins with."""
+        return [self.user, *self.answer(text), self.assistant, *self.answer(prefix)]
 
     def answer(self, text: str) -> list[int]:
         """Ids of plain text."""
@@ -57,92 +56,12 @@ class MiniTokenizer:
         return text
 
 
-class TransformerSession:
-    """One batch on a `Transformer`: rotary tables, attention mask, and keys and values by column."""
-
-    def __init__(self, model: Transformer, padding: Sequence[int], length: int, *, cached: bool) -> None:
-        config, device = model.config, model.embed.weight.device
-        self.model = model
-        self.columns = torch.arange(length, device=device)
-        self.first: Tensor | None = None  # (B, 1): each row's first column, if they differ
-        positions = self.columns[None]  # (1, L): the same for every row
-        if any(padding):
-            self.first = torch.tensor(list(padding), device=device)[:, None]
-            positions = (self.columns - self.first).clamp(min=0)  # (B, L)
-        cos, sin = rotary_table(positions, config.head_dim, config.rope_theta)
-        self.cos, self.sin = cos[:, :, None], sin[:, :, None]  # (B or 1, L, 1, head_dim)
-        self.attend: Tensor | None = None  # (B, 1, 1, length): what a row has of the columns, if not all
-        self.store: Tensor | None = None
-        if cached:
-            shape = (config.n_layers, 2, len(padding), length, config.n_heads, config.head_dim)
-            self.store = torch.empty(shape, dtype=model.embed.weight.dtype, device=device)
-        self.resize([length] * len(padding))
-
-    def forward(self, ids: Tensor, start: int, block: slice) -> Tensor:
-        """See `Session.forward`; the head sees the block's rows only."""
-        stop = start + ids.shape[1]
-        if self.attend is not None:
-            ids = ids.clamp(min=0)  # padding: any token will do, as nothing attends to it
-        cos, sin = self.cos[:, start:stop], self.sin[:, start:stop]
-        store = None if self.store is None else self.store[:, :, :, : self.length]
-        hidden = self.model.hidden(ids, cos, sin, self.attend, store, start)
-        rows = hidden[:, block.start - start : block.stop - start]
-        logits: Tensor = self.model.head(self.model.norm(rows))
-        return logits
-
-    def keep(self, rows: Tensor) -> None:
-        """See `Session.keep`; what the store holds is overwritten by the next forward."""
-        if self.attend is not None:
-            self.attend = self.attend[rows]
-        if self.first is not None:
-            self.first, self.cos, self.sin = self.first[rows], self.cos[rows], self.sin[rows]
-        if self.store is not None:
-            self.store = self.store[:, :, : len(rows)]
-
-    def resize(self, lengths: Sequence[int]) -> None:
-        """See `Session.resize`; what the store holds of other columns is left where it is."""
-        self.length = max(lengths)
-        columns = self.columns[: self.length]
-        attend = None if self.first is None else columns >= self.first  # (B, length)
-        if min(lengths) < self.length:
-            within = columns < torch.tensor(list(lengths), device=columns.device)[:, None]
-            attend = within if attend is None else attend & within
-        self.attend = None if attend is None else attend[:, None, None]  # (B, 1, 1, length)
-
-
-class CausalTransformerSession(TransformerSession):
-    """See `CausalSession`: a column attends to itself and to what is left of it."""
-
-    def __init__(self, model: Transformer, padding: Sequence[int], length: int) -> None:
-        super().__init__(model, padding, length, cached=True)
-
-    def forward(self, ids: Tensor, start: int, columns: slice) -> Tensor:
-        """See `CausalSession.forward`."""
-        stop = columns.stop - 1
-        queries, keys = self.columns[start:stop, None], self.columns[:stop]
-        attend = keys <= queries  # (N, stop)
-        if self.first is not None:  # padding sees itself: the mean of nothing is NaN in some kernels
-            attend = attend & (keys >= self.first[:, None]) | (keys == queries)  # (B, N, stop)
-            attend = attend[:, None]
-        assert self.store is not None
-        cos, sin = self.cos[:, start:stop], self.sin[:, start:stop]
-        hidden = self.model.hidden(ids, cos, sin, attend, self.store[:, :, :, :stop], start)
-        logits: Tensor = self.model.head(self.model.norm(hidden[:, columns.start - 1 - start :]))
-        return logits
-
-    def keep(self, rows: Tensor) -> None:
-        """See `CausalSession.keep`."""
-        assert self.store is not None
-        store = self.store[:, :, rows]
-        super().keep(rows)
-        self.store = store
-
-
 class MiniHost:
     """A `Transformer` with the embedded tokenizer, as a host."""
 
     revision = "1"
     attention = "sdpa"
+    is_chat = is_trained = True
     trained_tasks: frozenset[str] | None = frozenset({"mini-math", "mini-code", "mini-list", "mini-line-random"})
 
     def __init__(self, name: str, model: Transformer, tokenizer: MiniTokenizer, weights_hash: str) -> None:
@@ -160,9 +79,21 @@ class MiniHost:
         """Where the weights are."""
         return self.model.embed.weight.device
 
-    def encode(self, prompt: str) -> list[int]:
-        """Prompt ids in the chat template."""
-        return self.tokenizer.prompt(prompt)
+    def encode(self, prompt: str, prefix: str = "", *, chat: bool | None = None) -> list[int]:
+        """Prompt ids, in the chat template unless `chat` is False."""
+        return self.tokenizer.answer(prompt + prefix) if chat is False else self.tokenizer.prompt(prompt, prefix)
+
+    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """A chat as text: one message of the user's, and perhaps the beginning of the answer."""
+        roles = [message["role"] for message in messages]
+        if roles not in (["user"], ["user", "assistant"]):
+            raise UsageError(f"model 'mini': got a chat of {', '.join(roles)}, expected one message of the user's")
+        return USER + ASSISTANT.join([*(message["content"] for message in messages), ""][:2])
+
+    def encode_rendered(self, text: str) -> list[int]:
+        """Ids of a chat as text."""
+        prompt, _, prefix = text.removeprefix(USER).partition(ASSISTANT)
+        return self.tokenizer.prompt(prompt, prefix)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, special tokens dropped."""
@@ -189,8 +120,7 @@ class MiniHost:
                 "name a causal model with the same tokenizer (a folder or a hub id)"
             )
         with as_file(files("l2pd_bench.hosts").joinpath(COMPANION)) as path:
-            dtype = str(self.dtype).removeprefix("torch.")
-            model = read_model(path, device=str(self.device), dtype=dtype).eval()
+            model = read_model(path, device=self.device, dtype=self.dtype).eval()
         return CausalModel(
             f"{self.name}'s companion",
             self.mask_id,
@@ -199,33 +129,28 @@ class MiniHost:
         )
 
 
-def read_model(path: Path, *, device: str, dtype: str) -> Transformer:
+def read_model(path: Path, *, device: torch.device, dtype: torch.dtype) -> Transformer:
     """A `Transformer` from a safetensors file whose metadata holds its shape."""
-    if dtype not in DTYPES:
-        raise unknown("dtype", dtype, DTYPES)
     try:
         with safe_open(path, "pt", device="cpu") as stored:
             config = TransformerConfig(**json.loads(stored.metadata()["config"]))
-            weights = {name: stored.get_tensor(name).to(DTYPES[dtype]) for name in stored.keys()}  # noqa: SIM118
+            weights = {name: stored.get_tensor(name).to(dtype) for name in stored.keys()}  # noqa: SIM118
         with torch.device("meta"):
             model = Transformer(config)
         model.load_state_dict(weights, assign=True)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UsageError(f"weights: got '{path}' ({error}), expected a file made by 'l2pd-bench mini train'") from error
-    try:
-        return model.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device: got '{device}', which cannot be used here ({error}); try cpu") from error
+    return model.to(device)
 
 
-def load(params: dict[str, str], *, device: str, dtype: str) -> MiniHost:
+def load(request: HostRequest) -> MiniHost:
     """The host `mini`; `mini:weights=FILE` takes another file made by `mini train`."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if extra := params.keys() - {"weights"}:
+    request.refuse("revision", "attention", "weights")
+    device, dtype = request.torch_device(), request.torch_dtype(torch.float32)
+    if extra := request.params.keys() - {"weights"}:
         raise unknown("parameter of model 'mini'", min(extra), ["weights"])
     with as_file(files("l2pd_bench.hosts").joinpath(WEIGHTS)) as shipped:
-        path = Path(params["weights"]) if "weights" in params else shipped
+        path = Path(request.params["weights"]) if "weights" in request.params else shipped
         model = read_model(path, device=device, dtype=dtype)
         weights_hash = hashlib.sha256(path.read_bytes()).hexdigest()
     tokenizer = MiniTokenizer.shipped()

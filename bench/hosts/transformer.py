@@ -1,9 +1,10 @@
-"""A lean Llama-shaped transformer: the forward that every LLaDA-like host is made of.
+"""A lean Llama-shaped transformer: the forward that every host with weights is made of.
 
 Pre-norm blocks, RMSNorm, rotary positions (half-split), SwiGLU, untied head, as in
-LLaDA (arXiv 2502.09992). Attention is bidirectional, or causal for an autoregressive
-scorer. It knows nothing of canvases, blocks or masks: it is given ids, where they
-stand, and which columns may be attended to.
+LLaDA (arXiv 2502.09992); with grouped keys and values and biases of q, k and v, as in
+Dream (arXiv 2508.15487), which is Qwen2. Attention is bidirectional, or causal for an
+autoregressive scorer. It knows nothing of canvases, blocks or masks: it is given ids,
+where they stand, and which columns may be attended to.
 """
 
 from __future__ import annotations
@@ -17,7 +18,12 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Shape of the network. `vocab_size` rows of embedding and head, `causal` for a scorer."""
+    """Shape of the network. `vocab_size` rows of embedding and head, `causal` for a scorer.
+
+    Every `n_heads / n_kv_heads` heads share their keys and values (None: each has its
+    own). `rope_full_precision`: rotate in float32 whatever the dtype of the activations,
+    instead of rounding cosines and sines to it.
+    """
 
     vocab_size: int
     d_model: int
@@ -27,16 +33,42 @@ class TransformerConfig:
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-5
     causal: bool = False
+    n_kv_heads: int | None = None
+    qkv_bias: bool = False
+    rope_full_precision: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a shape that is none."""
+        if min(self.vocab_size, self.d_model, self.n_layers, self.n_heads, self.kv_heads, self.ffn_size) < 1:
+            raise ValueError("every size must be at least 1")
+        if self.d_model % (2 * self.n_heads):
+            raise ValueError(
+                f"d_model {self.d_model} is not an even number of channels for each of {self.n_heads} heads"
+            )
+        if self.n_heads % self.kv_heads or (self.causal and self.n_heads != self.kv_heads):
+            raise ValueError(
+                f"{self.n_heads} heads cannot share {self.kv_heads} keys and values (causal: {self.causal})"
+            )
 
     @property
     def head_dim(self) -> int:
         """Channels of one attention head."""
         return self.d_model // self.n_heads
 
+    @property
+    def kv_heads(self) -> int:
+        """Heads of keys and of values."""
+        return self.n_heads if self.n_kv_heads is None else self.n_kv_heads
+
+    @property
+    def kv_size(self) -> int:
+        """Channels of the keys of one row, and of its values."""
+        return self.kv_heads * self.head_dim
+
     def flops(self, queries: int, keys: int, logits: int) -> int:
         """Multiply-adds times two of one forward: `queries` rows fed, `keys` attended, `logits` rows out."""
         d, f = self.d_model, self.ffn_size
-        per_row = 2 * (4 * d * d + 3 * d * f) + 4 * keys * d
+        per_row = 2 * d * (2 * d + 2 * self.kv_size + 3 * f) + 4 * keys * d
         return self.n_layers * queries * per_row + 2 * logits * d * self.vocab_size
 
 
@@ -60,7 +92,7 @@ class Layer(nn.Module):
         d, f = config.d_model, config.ffn_size
         self.config = config
         self.attn_norm = nn.RMSNorm(d, eps=config.norm_eps)
-        self.qkv = nn.Linear(d, 3 * d, bias=False)
+        self.qkv = nn.Linear(d, d + 2 * config.kv_size, bias=config.qkv_bias)
         self.attn_out = nn.Linear(d, d, bias=False)
         self.ffn_norm = nn.RMSNorm(d, eps=config.norm_eps)
         self.gate_up = nn.Linear(d, 2 * f, bias=False)
@@ -71,28 +103,34 @@ class Layer(nn.Module):
     ) -> Tensor:
         """Rows `x` (B, N, d) standing in columns [start, start + N).
 
-        `cos`, `sin`: (B or 1, N, 1, head_dim). `attend`: bool, broadcast to (B, H, N, columns), or None
-        for all (of a causal network: all up to the row's own, which needs rows from column 0).
-        `store`: this layer's keys and values (2, B, columns, H, head_dim); the rows' own are
+        `cos`, `sin`: (B or 1, N, 1, head_dim). `attend`: bool, broadcast to (B, H, N, columns) and, but
+        for a causal network, the same for every row; or None for all (of a causal network: all
+        up to the row's own, which needs rows from column 0).
+        `store`: this layer's keys and values (2, B, columns, K, head_dim); the rows' own are
         written into it (keys after rotation) and all its columns are attended to. Without
-        a store, the rows attend to themselves only.
+        a store, the rows attend to themselves only. H heads, K of keys and values.
         """
         batch, rows, _ = x.shape
-        heads, head_dim = self.config.n_heads, self.config.head_dim
-        qkv = self.qkv(self.attn_norm(x)).view(batch, rows, 3 * heads, head_dim)
-        qk = qkv[:, :, : 2 * heads]
+        heads, shared, head_dim = self.config.n_heads, self.config.kv_heads, self.config.head_dim
+        qkv = self.qkv(self.attn_norm(x)).view(batch, rows, heads + 2 * shared, head_dim)
+        qk = qkv[:, :, : heads + shared]
         swapped = torch.cat([qk[..., head_dim // 2 :], qk[..., : head_dim // 2]], -1)
-        qk = torch.addcmul(qk * cos, swapped, sin)  # (B, N, 2H, head_dim)
-        q, k, v = qk[:, :, :heads], qk[:, :, heads:], qkv[:, :, 2 * heads :]
+        qk = torch.addcmul(qk * cos, swapped, sin).to(x.dtype)  # (B, N, H + K, head_dim)
+        q, k, v = qk[:, :, :heads], qk[:, :, heads:], qkv[:, :, heads + shared :]
         if store is not None:
             store[0, :, start : start + rows] = k
             store[1, :, start : start + rows] = v
             k, v = store[0], store[1]
         is_causal = self.config.causal and attend is None
+        # Heads that share keys become rows of one head, as every row sees the same columns: no kernel copies keys.
+        q = q.transpose(1, 2) if shared == heads else q.unflatten(2, (shared, -1)).transpose(1, 2).flatten(2, 3)
         mixed = F.scaled_dot_product_attention(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=attend, is_causal=is_causal
-        )
-        x = x + self.attn_out(mixed.transpose(1, 2).reshape(batch, rows, -1))
+            q, k.transpose(1, 2), v.transpose(1, 2), attn_mask=attend, is_causal=is_causal
+        )  # (B, K, N * H / K, head_dim)
+        if shared < heads:
+            mixed = mixed.view(batch, shared, rows, -1, head_dim)
+        mixed = mixed.transpose(1, 2).reshape(batch, rows, -1)
+        x = x + self.attn_out(mixed)
         gate, up = self.gate_up(self.ffn_norm(x)).chunk(2, -1)
         out: Tensor = x + self.down(F.silu(gate) * up)
         return out
@@ -104,7 +142,9 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed = nn.Embedding(config.vocab_size, config.d_model)
+        # Zeros, for whoever fills the network: to draw numbers on the meta device, torch imports its compiler (1.7 s).
+        zeros = torch.zeros(config.vocab_size, config.d_model)
+        self.embed: nn.Embedding = nn.Embedding.from_pretrained(zeros, freeze=False)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.n_layers))
         self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
         self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
@@ -120,10 +160,11 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Hidden rows (B, N, d) of `ids` (B, N), before the final norm; arguments as in `Layer.forward`.
 
-        `store`, if given, is (n_layers, 2, B, columns, H, head_dim).
+        `store`, if given, is (n_layers, 2, B, columns, K, head_dim).
         """
         x: Tensor = self.embed(ids)
-        cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+        precision = torch.promote_types(x.dtype, torch.float32) if self.config.rope_full_precision else x.dtype
+        cos, sin = cos.to(precision), sin.to(precision)
         for i, layer in enumerate(self.layers):
             x = layer(x, cos, sin, attend, None if store is None else store[i], start)
         return x
