@@ -23,6 +23,7 @@ class _Analytic:
     stop: tuple[str, ...] = ()
     prompt_format = "plain"
     few_shot = 0
+    grading = "possible answer"
 
     def items(self) -> Sequence[Item]:
         """The test set, made from a fixed seed."""

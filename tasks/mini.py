@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from importlib.resources import files
 
-from l2pd_bench.tasks.base import Item, Verdict
+from l2pd_bench.tasks.base import Item, Program, Verdict
 
 TEST_SIZE = 200
 TEST_SEED = 20261120
@@ -41,13 +41,14 @@ class MiniTask(ABC):
     stop: tuple[str, ...] = ()
     prompt_format = "chat"
     few_shot = 0
+    grading: str
 
     @abstractmethod
     def draw(self, rng: random.Random) -> Item:
         """Make one item, of either pool; `doc_id` is left empty."""
 
     @abstractmethod
-    def grade(self, item: Item, text: str) -> Verdict:
+    def grade(self, item: Item, text: str) -> Verdict | Program:
         """Grade an answer text."""
 
     def training_item(self, rng: random.Random) -> Item:

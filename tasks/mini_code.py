@@ -10,9 +10,9 @@ import random
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from l2pd_bench.tasks.base import Item, Verdict
+from l2pd_bench.tasks.base import Item, Program, Verdict
 from l2pd_bench.tasks.mini import MiniTask
-from l2pd_bench.tasks.mini_code_run import run_tests
+from l2pd_bench.tasks.mini_code_rules import refusal
 
 FUNCTIONS = "apply build check count find fix make pick run scan solve take work".split()
 NUMBERS, LISTS, WORDS = "n x y".split(), "items nums xs".split(), "s text word".split()
@@ -142,6 +142,7 @@ class MiniCode(MiniTask):
     """Score: the answer is a program of the allowed kind and every assertion holds."""
 
     name = "mini-code"
+    grading = "tests run"
 
     def draw(self, rng: random.Random) -> Item:
         """Make a specification, one of its right programs, and its tests."""
@@ -156,10 +157,8 @@ class MiniCode(MiniTask):
         prompt = f"Write {function}({argument}) that {spec}."
         return Item("", prompt, f"def {function}({argument}):\n    {body}", {"tests": tests})
 
-    def grade(self, item: Item, text: str) -> Verdict:
-        """1 if every assertion holds, else 0; the whole text is the program.
-
-        The text must consist of the few kinds of Python that `mini_code_run` allows; it
-        then runs, with its tests, in a limited process of its own.
-        """
-        return Verdict(text, float(run_tests(text, item.data["tests"]).passed))
+    def grade(self, item: Item, text: str) -> Verdict | Program:
+        """The whole text is the program: 0 if it is not of the allowed kinds, else its tests decide."""
+        if refusal(text) is not None:
+            return Verdict(text, 0.0)
+        return Program(text, text, "\n".join(item.data["tests"]), is_harmless=True)

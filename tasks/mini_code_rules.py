@@ -1,42 +1,19 @@
-"""Runs the programs that a model wrote for `mini-code`, behind two walls.
+"""Which programs a model may answer `mini-code` with: the few kinds of Python that the task needs.
 
-First wall: before anything runs, the program must consist of the few kinds of Python
-that the task needs (functions, loops, arithmetic, lists, a handful of builtins).
-Imports, attributes, names with underscores, powers, shifts, code outside a function and
-everything else is refused, with the reason.
-
-Second wall: a fresh Python process with nothing in it: no site packages, no environment,
-no files, no children, 256 MiB of memory, 2 s of processor time, a namespace that holds
-only the allowed builtins. The limits are set inside that process, before the program is
-compiled, and the tests count as passed only if it prints a random token that the program
-cannot see. Limiting processor time keeps verdicts the same on a busy machine.
-
-This file knows nothing about specifications or scores. It is no general sandbox: what
-holds here holds because of the first wall. On macOS the memory limit is not enforced.
+Functions, loops, arithmetic, lists, a handful of builtins. Imports, attributes, names
+with underscores, powers, shifts, code outside a function and everything else is refused,
+with the reason. What is left can use up time and memory, and do no other harm, so a
+limited process is enough to run it, on any machine.
 """
 
 from __future__ import annotations
 
 import ast
-import marshal
-import os
 import re
-import secrets
-import select
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
-from contextlib import suppress
-from typing import IO, NamedTuple
 
 MAX_CHARS = 2_000  # of a program
 MAX_INT, MAX_STR = 999_999, 200  # of a constant in it
-CPU_LIMIT_S = 2
-WALL_LIMIT_S = 10  # only a starved machine gets here: an allowed program cannot wait
-MEMORY_BYTES = 256 * 2**20
-OUTPUT_BYTES = 2_000
 
 # fmt: off
 BUILTINS = (
@@ -59,72 +36,9 @@ NODES = (
 # (`1if`): no right answer needs them, and the last two make the parser warn on the terminal.
 _ODD_TEXT = re.compile(r"[^\t\n -\[\]-~]|\b\d[\w.]*(?:and|else|for|if|in|is|not|or)\b")
 
-# What the second process runs. It is trusted: it holds the token, and the program it is sent
-# has no name, attribute or builtin that leads here.
-_CHILD = """
-import builtins, marshal, resource, sys
-
-def run(token, program, tests, names, limits):
-    for name, soft, hard in limits:
-        kind = getattr(resource, name)
-        most = resource.getrlimit(kind)[1]
-        if most != resource.RLIM_INFINITY:
-            soft, hard = min(soft, most), min(hard, most)
-        resource.setrlimit(kind, (soft, hard))
-    print("ready", flush=True)
-    space = {"__builtins__": {name: getattr(builtins, name) for name in names}}
-    test = ""
-    try:
-        exec(compile(program, "program", "exec"), space)
-        for test in tests:
-            exec(compile(test, "test", "exec"), space)
-    except AssertionError:
-        return "AssertionError: " + test
-    except BaseException as error:
-        return type(error).__name__ + ": " + str(error)
-    return token
-
-print(run(*marshal.loads(sys.stdin.buffer.read()))[:500])
-"""
-
-
-class Outcome(NamedTuple):
-    """Whether every test held, and if not, why (one line)."""
-
-    passed: bool
-    reason: str
-
-
-def run_tests(program: str, tests: Sequence[str]) -> Outcome:
-    """Run an untrusted program, then each test (a trusted `assert` statement) in its namespace.
-
-    Whatever the program does is an Outcome. A second process that does not even start is
-    not the program's fault and raises RuntimeError. Safe to call from several threads.
-    """
-    if not tests:
-        raise ValueError("tests: got none, expected at least one (any program would pass)")
-    reason = refusal(program)
-    if reason is not None:
-        return Outcome(False, reason)
-    token = secrets.token_hex(16)
-    status, output = _run_child(marshal.dumps((token, program, list(tests), BUILTINS, _limits())))
-    started, _, rest = output.partition("\n")
-    if started != "ready":
-        raise RuntimeError(f"{sys.executable} could not be started to run an answer; exit {status}, it said: {output}")
-    verdict = " ".join(rest.split())
-    if verdict == token:
-        return Outcome(True, "passed")
-    if status is None:
-        return Outcome(False, f"timed out after {WALL_LIMIT_S} s")
-    if status == -signal.SIGXCPU:
-        return Outcome(False, f"timed out after {CPU_LIMIT_S} s")
-    if status < 0:
-        return Outcome(False, f"the process died: {signal.Signals(-status).name}")
-    return Outcome(False, verdict.rstrip(": ") or f"the process ended without a verdict: exit {status}")
-
 
 def refusal(program: str) -> str | None:
-    """Why a program may not run, or None if it may (the first wall)."""
+    """Why a program may not run, or None if it may."""
     if len(program) > MAX_CHARS:
         return f"not allowed: more than {MAX_CHARS} characters"
     odd = _ODD_TEXT.search(program)
@@ -172,58 +86,3 @@ def _foreign(tree: ast.Module, nodes: Sequence[ast.AST]) -> list[str]:
     names = bound | {node.id for node in nodes if isinstance(node, ast.Name)}
     known = {name for name in bound if not name.startswith("_")}.union(BUILTINS)
     return faults + [f"name {name}" for name in sorted(names - known)]
-
-
-def _limits() -> list[tuple[str, int, int]]:
-    """Resource limits of the second process: name, soft, hard."""
-    limits = [("RLIMIT_CPU", CPU_LIMIT_S, CPU_LIMIT_S + 1), ("RLIMIT_CORE", 0, 0), ("RLIMIT_FSIZE", 0, 0)]
-    limits += [("RLIMIT_NPROC", 0, 0), ("RLIMIT_NOFILE", 0, 0)]
-    if sys.platform != "darwin":  # setting it fails there
-        limits.append(("RLIMIT_AS", MEMORY_BYTES, MEMORY_BYTES))
-    return limits
-
-
-def _run_child(payload: bytes) -> tuple[int | None, str]:
-    """Run the second process on a payload: its exit status (None: it ran past our clock) and output."""
-    command = [sys.executable, "-I", "-B", "-S", "-W", "ignore", "-c", _CHILD]
-    # Some builds of Python do not find their own library without this one variable.
-    environment = {key: os.environ[key] for key in ("LD_LIBRARY_PATH",) if key in os.environ}
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        cwd="/",
-        env=environment,
-        start_new_session=True,
-    ) as child:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        try:
-            with suppress(BrokenPipeError):  # it died before reading; its output says why
-                child.stdin.write(payload)
-                child.stdin.close()
-            output, ended = _read(child.stdout, time.monotonic() + WALL_LIMIT_S)
-        finally:
-            # The leader is not reaped yet, so the group id is still ours. A process that
-            # ended by itself keeps its own status; macOS refuses to signal it.
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(child.pid, signal.SIGKILL)
-        status = child.wait()
-    return (status if ended else None), output.decode("utf-8", "replace")
-
-
-def _read(pipe: IO[bytes], deadline: float) -> tuple[bytes, bool]:
-    """Read to the end, the cap or the deadline; False if it was the deadline."""
-    poll = select.poll()
-    poll.register(pipe, select.POLLIN)
-    output = b""
-    while len(output) < OUTPUT_BYTES:
-        left_s = deadline - time.monotonic()
-        if left_s <= 0 or not poll.poll(left_s * 1000):
-            return output, False
-        chunk = os.read(pipe.fileno(), OUTPUT_BYTES - len(output))
-        if not chunk:
-            return output, True
-        output += chunk
-    return output, True

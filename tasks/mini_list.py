@@ -36,6 +36,7 @@ class MiniList(MiniTask):
     """Score: the answer is exactly the one right line."""
 
     name = "mini-list"
+    grading = "equal line"
 
     def draw(self, rng: random.Random) -> Item:
         """Make a line of 3 to 6 people and an operation on it."""
@@ -67,6 +68,7 @@ class MiniLineRandom(MiniTask):
     """Score: the answer is one of the many right lines (`reference` is only one of them)."""
 
     name = "mini-line-random"
+    grading = "possible line"
 
     def draw(self, rng: random.Random) -> Item:
         """Make a line and a random operation; the reference is a uniformly drawn answer."""

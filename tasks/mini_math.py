@@ -25,6 +25,7 @@ class MiniMath(MiniTask):
     """Score: the number after `####` equals the reference's."""
 
     name = "mini-math"
+    grading = "number after the first ####"
 
     def draw(self, rng: random.Random) -> Item:
         """Make a problem; every chain line is `left op right=result`."""

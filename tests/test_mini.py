@@ -55,13 +55,13 @@ class TestShipped:
             metadata = stored.metadata()
 
         assert json.loads(metadata["recipe"]) == json.loads(json.dumps(asdict(recipe)))
-        assert read_model(HOSTS / name, device="cpu", dtype="float32").config == recipe.config(
+        assert read_model(HOSTS / name, device=torch.device("cpu"), dtype=torch.float32).config == recipe.config(
             MiniTokenizer.shipped().vocab_size
         )
 
     def test_companion_is_causal(self, mini: MiniHost) -> None:
         """The companion's logits do not depend on later tokens, and it predicts the next one."""
-        companion = read_model(HOSTS / COMPANION, device="cpu", dtype="float32")
+        companion = read_model(HOSTS / COMPANION, device=torch.device("cpu"), dtype=torch.float32)
         item = load_task("mini-code").items()[0]
         prompt = mini.encode(item.prompt)
         ids = torch.tensor([prompt + mini.tokenizer.answer(item.reference)])

@@ -1,21 +1,20 @@
-"""The runner of `mini-code`: right programs pass, wrong ones fail, attacks fail with a reason."""
+"""The answers of `mini-code`: right programs pass, wrong ones fail, others than the allowed are never run."""
 
 from __future__ import annotations
 
-import os
 import random
 import re
-import subprocess
-import sys
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from l2pd_bench.tasks import mini_code, mini_code_run
+from l2pd_bench import sandbox
+from l2pd_bench.grading import Grader
+from l2pd_bench.tasks import mini_code
+from l2pd_bench.tasks.base import Item, Verdict
 from l2pd_bench.tasks.mini_code import FAMILIES, Family, MiniCode
-from l2pd_bench.tasks.mini_code_run import Outcome, refusal, run_tests
+from l2pd_bench.tasks.mini_code_rules import refusal
 
 TEST = ["assert f(3) == 5"]
 
@@ -74,53 +73,25 @@ REFUSED = {
 FAILING = {
     "": "NameError: name 'f' is not defined",
     "def g(x):\n    return 5": "NameError: name 'f' is not defined",
-    "def f(x):\n    return 4": "AssertionError: assert f(3) == 5",
+    "def f(x):\n    return 4": "AssertionError (tests, line 1: assert f(3) == 5)",
     "def f():\n    return 5": "TypeError: f() takes 0 positional arguments but 1 was given",
     "def f(x):\n    return x + []": "TypeError: unsupported operand type(s) for +: 'int' and 'list'",
-    "def f(x):\n    break": "SyntaxError: 'break' outside loop (program, line 2)",
+    "def f(x):\n    break": "SyntaxError: 'break' outside loop (<program>, line 2)",
     "def f(x):\n    return f(x)": "RecursionError: maximum recursion depth exceeded",
-    "def f(x):\n    return [0] * 999999 * 999999": "MemoryError",
-    "def f(x):\n    a = [0]\n    while True:\n        a += a": "MemoryError",
-    "def f(x):\n    return '%999999999d' % x": "MemoryError",
+    "def f(x):\n    return [0] * 999999 * 999999": "out of memory",
+    "def f(x):\n    a = [0]\n    while True:\n        a += a": "out of memory",
+    "def f(x):\n    return '%999999999d' % x": "out of memory",
+    "def f(x):\n    while True:\n        x = x": "timed out",
+    "def f(x):\n    return sum(range(999999 * 999999))": "timed out",
 }
 
-ENDLESS = (
-    "def f(x):\n    while True:\n        x = x",
-    "def f(x):\n    return sum(range(999999 * 999999))",
-)
-
-BREAK_OUT = """
-def f(x):
-    kinds = [().__class__.__base__]
-    for kind in kinds:
-        kinds.extend(kind.__class__.__subclasses__(kind))
-    return [kind for kind in kinds if kind.__name__ == 'FileIO'][0]('/etc/passwd').read()
-"""
+LIMITS = sandbox.Limits(cpu_s=1)
 
 
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What the runner starts: the keyword arguments of each process, and its `pid`."""
-    calls: list[dict[str, Any]] = []
-
-    class Recorded(subprocess.Popen[bytes]):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            calls.append({**kwargs, "pid": self.pid})
-
-    monkeypatch.setattr(subprocess, "Popen", Recorded)
-    return calls
-
-
-def is_gone(pid: int) -> bool:
-    """Whether neither the process nor any of its group is left, not even as a zombie."""
-    for ask in (os.kill, os.killpg):
-        try:
-            ask(pid, 0)
-        except ProcessLookupError:
-            continue
-        return False
-    return True
+def passes(program: str, tests: list[str]) -> bool:
+    """Whether an answer is right."""
+    task = MiniCode()
+    return Grader([task]).grade(task, Item("", "", "", {"tests": tests}), program).correct
 
 
 def one_off(program: str) -> list[str]:
@@ -142,10 +113,9 @@ def holds_here(program: str, tests: list[str]) -> bool:
 
 
 def test_every_reference_passes() -> None:
-    """The reference of each of 300 items passes its own tests."""
-    items = [MiniCode().draw(random.Random(seed)) for seed in range(300)]
-    outcomes = {run_tests(item.reference, item.data["tests"]) for item in items}
-    assert outcomes == {Outcome(True, "passed")}
+    """The reference of each of 100 items passes its own tests."""
+    items = [MiniCode().draw(random.Random(seed)) for seed in range(100)]
+    assert [item.reference for item in items if not passes(item.reference, item.data["tests"])] == []
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.specs[0])
@@ -155,9 +125,7 @@ def test_one_off_fails(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     items = [MiniCode().draw(random.Random(seed)) for seed in range(150)]
     wrong = [(program, item.data["tests"]) for item in items for program in one_off(item.reference)]
     assert [program for program, tests in wrong if holds_here(program, tests)] == []
-    outcomes = [run_tests(program, tests) for program, tests in wrong[:3]]
-    assert all(outcome.reason.startswith("AssertionError: assert ") for outcome in outcomes)
-    assert not any(outcome.passed for outcome in outcomes)
+    assert not any(passes(program, tests) for program, tests in wrong[:3])
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.specs[0])
@@ -172,70 +140,19 @@ def test_families_have_different_answers(family: Family) -> None:
 
 
 @pytest.mark.parametrize("program", REFUSED, ids=list(REFUSED.values()))
-def test_refused(program: str, started: list[dict[str, Any]]) -> None:
-    """A program outside the allowed kinds of Python fails with a reason and is never run."""
-    assert run_tests(program, TEST) == Outcome(False, REFUSED[program])
-    assert started == []
+def test_refused(program: str) -> None:
+    """A program outside the allowed kinds of Python is refused with a reason, and graded without being run."""
+    assert refusal(program) == REFUSED[program]
+    assert MiniCode().grade(Item("", "", "", {"tests": TEST}), program) == Verdict(program, 0.0)
 
 
 @pytest.mark.parametrize("program", FAILING, ids=list(FAILING.values()))
 def test_failing(program: str) -> None:
-    """An allowed program that is wrong, breaks or grabs memory fails with a reason."""
-    outcome = run_tests(program, TEST)
+    """An allowed program that is wrong, breaks, grabs memory or never ends fails with a reason."""
+    assert refusal(program) is None
+    outcome = sandbox.bare().run(program, TEST[0], LIMITS)
     assert not outcome.passed
     assert outcome.reason.startswith(FAILING[program])
-
-
-def test_crash() -> None:
-    """A program that brings the interpreter itself down fails with a reason."""
-    chain = "def f(x):\n    g = [1]\n    for i in range(200000):\n        g = zip(g)\n    return list(g)"
-    outcome = run_tests(chain, TEST)
-    assert not outcome.passed
-    assert outcome.reason.startswith(("the process died: SIGSEGV", "RecursionError: "))
-
-
-@pytest.mark.parametrize("program", ENDLESS)
-def test_endless(program: str, started: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-    """An endless program times out, and neither it nor its process group is left behind."""
-    monkeypatch.setattr(mini_code_run, "CPU_LIMIT_S", 1)
-    assert run_tests(program, TEST) == Outcome(False, "timed out after 1 s")
-    assert [is_gone(call["pid"]) for call in started] == [True]
-
-
-def test_wall_clock(started: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program that does not get its processor time is still stopped, by the wall clock."""
-    monkeypatch.setattr(mini_code_run, "WALL_LIMIT_S", 0.7)
-    assert run_tests(ENDLESS[0], TEST) == Outcome(False, "timed out after 0.7 s")
-    assert [is_gone(call["pid"]) for call in started] == [True]
-
-
-@pytest.mark.parametrize(
-    ("program", "reason"),
-    [
-        ("import os", "ImportError: __import__ not found"),
-        ("open('/etc/passwd')", "NameError: name 'open' is not defined"),
-        ("print('ready')", "NameError: name 'print' is not defined"),
-        ("token", "NameError: name 'token' is not defined"),
-        ("raise SystemExit", "NameError: name 'SystemExit' is not defined"),
-        ("x = 9 ** 9 ** 9", "timed out after 1 s"),
-        (BREAK_OUT, "OSError: [Errno 24] Too many open files: '/etc/passwd'"),
-    ],
-)
-def test_second_wall(program: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the first wall there are still no imports, no builtins, no files and no time."""
-    monkeypatch.setattr(mini_code_run, "refusal", lambda program: None)
-    monkeypatch.setattr(mini_code_run, "CPU_LIMIT_S", 1)
-    assert run_tests(program, TEST) == Outcome(False, reason)
-
-
-def test_process_is_bare(started: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The process of a program has none of our environment or folders, and a session of its own."""
-    monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
-    assert run_tests("def f(x):\n    return x + 2", TEST) == Outcome(True, "passed")
-    (call,) = started
-    assert (call["env"], call["cwd"], call["start_new_session"]) == ({}, "/", True)
-    assert "preexec_fn" not in call
-    assert is_gone(call["pid"])
 
 
 def test_other_right_forms_pass() -> None:
@@ -246,15 +163,7 @@ def test_other_right_forms_pass() -> None:
         "def g(x):\n    'One more.'\n    return x + 1\n\ndef f(xs):\n    return [g(x) for x in xs]\n",
         "def f(xs):\n\tout = []\n\tfor i, x in enumerate(xs):\n\t\tout.append(x + 1)\n\treturn out",
     )
-    assert {run_tests(program, ["assert f([1, 2]) == [2, 3]"]).reason for program in programs} == {"passed"}
-
-
-def test_from_threads() -> None:
-    """Several threads may run programs at once."""
-    items = [MiniCode().draw(random.Random(seed)) for seed in range(24)]
-    with ThreadPoolExecutor(4) as pool:
-        passed = list(pool.map(lambda item: run_tests(item.reference, item.data["tests"]).passed, items))
-    assert passed == [True] * 24
+    assert all(passes(program, ["assert f([1, 2]) == [2, 3]"]) for program in programs)
 
 
 def test_parser_does_not_warn() -> None:
@@ -264,16 +173,3 @@ def test_parser_does_not_warn() -> None:
         for program in [*REFUSED, "def f(x):\n    return 0xfor x in 1or 2"]:
             assert refusal(program) is not None
     assert caught == []
-
-
-def test_no_tests_is_an_error() -> None:
-    """Running a program without any test is refused, since every program would pass."""
-    with pytest.raises(ValueError, match="expected at least one"):
-        run_tests("def f(x):\n    return 5", [])
-
-
-def test_broken_python_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Python that does not start is an error of the machine, not a failed answer."""
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(RuntimeError, match="/bin/false could not be started"):
-        run_tests("def f(x):\n    return 5", TEST)
