@@ -1,10 +1,10 @@
 """`l2pd-bench bench`: how much the harness itself costs, and what caches and batches gain.
 
-Everything is measured in one process, in turns, and reported as ratios with their
-spread over the rounds: seconds on a shared machine mean little, ratios taken side by
-side mean something. It uses the embedded model and the strategy `fixed-step`, whose
-forwards are known in advance, so that the bare forwards can be repeated without the
-engine.
+Figures are ratios with their spread over the rounds: seconds on a shared machine mean
+little, ratios taken side by side mean something. `engine` measures in one process, in
+turns, the embedded model and the strategy `fixed-step`, whose forwards are known in
+advance, so that the bare forwards can be repeated without the engine. `loading` is in
+`benchmark_loading.py`.
 """
 
 from __future__ import annotations
@@ -53,12 +53,29 @@ class Figure:
 
 
 def measure(what: str, rounds: int) -> list[Figure]:
-    """Run a benchmark; `engine` is the only one so far."""
-    if what != "engine":
-        raise unknown("bench", what, ["engine"])
+    """Run a benchmark: `engine`, or `loading`."""
     if rounds < 1:
         raise UsageError(f"rounds: got {rounds}, expected at least 1")
-    host = load_host("mini", device="cpu", dtype="float32")
+    benchmarks = {"engine": _engine, "loading": _loading}
+    if what not in benchmarks:
+        raise unknown("bench", what, benchmarks)
+    return benchmarks[what](rounds)
+
+
+def _loading(rounds: int) -> list[Figure]:
+    from l2pd_bench.benchmark_loading import TARGET, measure_loading
+
+    figures = []
+    for dtype, seen in measure_loading(rounds).items():
+        peaks = [one["peak"] / one["size"] for one in seen]
+        figures.append(Figure(f"peak memory / weights in memory, {dtype}", peaks, at_most=TARGET))
+        speed = [one["size"] / 1e9 / one["seconds"] for one in seen]
+        figures.append(Figure(f"GB of weights per second, {dtype}", speed))
+    return figures
+
+
+def _engine(rounds: int) -> list[Figure]:
+    host = load_host("mini", device="cpu")
     prompts = [host.encode(item.prompt) for item in load_task("mini-math").items()[:BATCH]]
     alone = prompts[:2]  # at batch 1, two samples are enough
     strategy, _ = load_strategy("fixed-step")

@@ -16,6 +16,7 @@ import typer
 
 from l2pd_bench import __version__
 from l2pd_bench.cli_filter import filter_app
+from l2pd_bench.cli_mini import mini_app
 from l2pd_bench.errors import BenchError, UsageError
 
 app = typer.Typer(
@@ -25,7 +26,6 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     rich_markup_mode=None,
 )
-mini_app = typer.Typer(help="Remake the embedded model and its test sets.", no_args_is_help=True)
 app.add_typer(mini_app, name="mini")
 app.add_typer(filter_app, name="filter")
 
@@ -80,8 +80,10 @@ def run(
     strategy: Annotated[
         list[str] | None, typer.Option(help="NAME, NAME:key=value,..., ./file.py:Class or package.module:Class.")
     ] = None,
-    task: Annotated[list[str] | None, typer.Option(help="A task's name.")] = None,
-    model: Annotated[str | None, typer.Option(help="The diffusion model to decode with. [default: mini]")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="NAME, NAME:key=value,... or lm-eval:NAME.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A registered model, a checkpoint's folder, or a repository. [default: mini]")
+    ] = None,
     cache: Annotated[list[str] | None, typer.Option(help="KV cache: none, prefix, dual. [default: none]")] = None,
     eot: Annotated[list[str] | None, typer.Option(help="EoT policy: decode, stop, predict. [default: decode]")] = None,
     gen_length: Annotated[list[int] | None, typer.Option(help="Masks to fill. [default: the task's]")] = None,
@@ -90,8 +92,27 @@ def run(
     temperature: Annotated[float | None, typer.Option(help="0 is greedy. [default: 0]")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything that is drawn. [default: 0]")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many items of each task.")] = None,
+    ids: Annotated[list[str] | None, typer.Option(help="Only the items of these names, such as HumanEval/7.")] = None,
+    subset: Annotated[int | None, typer.Option(help="Only so many items, scattered, always the same.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="A folder of item files. [default: the hub's]")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ... [default: cuda if there is one]")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16. [default: float32]")] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float32, bfloat16, float16. [default: float32; of a checkpoint on a GPU bfloat16]"),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Of a repository: branch, tag or commit.")] = None,
+    attention: Annotated[
+        str | None, typer.Option("--attn", help="sdpa, sdpa-flash, sdpa-math, ... [default: sdpa, torch chooses]")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="random: a model's shape without its checkpoint, to measure speed.")
+    ] = None,
+    sandbox: Annotated[
+        str | None, typer.Option(help="Of generated code: bwrap, landlock. [default: the first that works here]")
+    ] = None,
+    unsafe_code: Annotated[
+        bool, typer.Option("--unsafe-code", help="Run generated code also where no sandbox works.")
+    ] = False,
     output: Annotated[Path | None, typer.Option(help="The folder of records. [default: runs]")] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Set existing records of this run aside.")] = False,
 ) -> None:
@@ -114,8 +135,16 @@ def run(
         "temperature": temperature,
         "seed": seed,
         "limit": limit,
+        "ids": ids,
+        "subset": subset,
+        "data_dir": data_dir,
         "device": device,
         "dtype": dtype,
+        "revision": revision,
+        "attention": attention,
+        "weights": weights,
+        "sandbox": sandbox,
+        "unsafe_code": unsafe_code or None,
         "output": output,
     }
     plan = make_plan(suite, {name: value for name, value in options.items() if value is not None})
@@ -155,6 +184,43 @@ def report(
         output.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UsageError(f"output: {output} cannot be written ({error.strerror}); choose another file") from error
+
+
+@app.command()
+def score(
+    results: Annotated[Path, typer.Argument(help="One run's folder, or a folder of runs.")],
+    task: Annotated[
+        str | None, typer.Option(help="The runs' task with another filter, NAME:filter=... [default: as recorded]")
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="A folder of item files. [default: the hub's]")] = None,
+    output: Annotated[Path | None, typer.Option(help="The folder of new records. [default: that of the runs]")] = None,
+    model: Annotated[str | None, typer.Option(help="To count tokens with. [default: as recorded]")] = None,
+    workers: Annotated[int | None, typer.Option(help="Answers graded at once. [default: one for each core]")] = None,
+    sandbox: Annotated[str | None, typer.Option(help="Of generated code: bwrap, landlock.")] = None,
+    unsafe_code: Annotated[
+        bool, typer.Option("--unsafe-code", help="Run generated code also where no sandbox works.")
+    ] = False,
+) -> None:
+    """Grade recorded answers again, without generating them again.
+
+    The same grading only says whether every score is the same; another one is recorded beside the first.
+    """
+    from l2pd_bench.score import ScoreOptions
+    from l2pd_bench.score import score as score_runs
+
+    given = {"workers": workers} if workers is not None else {}
+    options = ScoreOptions(
+        task=task, data_dir=data_dir, output=output, model=model, sandbox=sandbox, unsafe_code=unsafe_code, **given
+    )
+    written: list[Path] = []
+    all_agree = True
+    for scored in score_runs(results, options):
+        print(scored.message)
+        all_agree = all_agree and (scored.folder is not None or not scored.changed)
+        written += [scored.folder] if scored.folder else []
+    if written:
+        _show(written)
+    raise typer.Exit(0 if all_agree else 1)
 
 
 @app.command(name="list")
@@ -205,7 +271,7 @@ def env() -> None:
 @app.command()
 def bench(
     what: Annotated[
-        str, typer.Argument(help="engine: the loop's own cost, and what caches and batches gain.")
+        str, typer.Argument(help="engine: the loop's own cost, caches, batches. loading: a checkpoint's memory.")
     ] = "engine",
     rounds: Annotated[int, typer.Option(help="Interleaved repetitions.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
@@ -215,35 +281,6 @@ def bench(
 
     figures = benchmark.measure(what, rounds)
     print(benchmark.as_json(figures) if as_json else benchmark.as_text(figures))
-
-
-@mini_app.command("train")
-def mini_train(
-    model: Annotated[str, typer.Option(help="diffusion (the host) or causal (its companion).")] = "diffusion",
-    work: Annotated[Path, typer.Option(help="Folder for checkpoint and log; an interrupted run resumes.")] = Path(
-        "mini-work"
-    ),
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps. [default: the recipe's]")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    compile_model: Annotated[bool, typer.Option("--compile", help="torch.compile: faster, needs a C++ compiler.")] = (
-        False
-    ),
-) -> None:
-    """Train an embedded model from nothing; the result is WORK/NAME.safetensors."""
-    from l2pd_bench.mini import remake
-
-    print(f"written: {remake(model, work, steps=steps, device=device, compile_model=compile_model)}")
-
-
-@mini_app.command("data")
-def mini_data(
-    folder: Annotated[Path, typer.Option(help="Where to write the test sets, one .jsonl for each task.")] = Path(),
-) -> None:
-    """Write the test sets of the mini tasks from their generators."""
-    from l2pd_bench.mini import write_test_sets
-
-    for path in write_test_sets(folder):
-        print(f"written: {path}")
 
 
 def _show(folders: list[Path]) -> None:

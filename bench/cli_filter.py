@@ -18,7 +18,9 @@ def filter_collect(
         list[str] | None, typer.Option(help="A task: its training pool where it has one, else its test items.")
     ] = None,
     prompts: Annotated[Path | None, typer.Option(help='A file of JSON lines, each with a "prompt".')] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where the items of real tasks are.")] = None,
     model: Annotated[str | None, typer.Option(help="The diffusion model. [default: mini]")] = None,
+    revision: Annotated[str | None, typer.Option(help="Of a model on the hub: branch, tag or commit.")] = None,
     limit: Annotated[int | None, typer.Option(help="Prompts of each task, and of the file. [default: 128]")] = None,
     gen_length: Annotated[int | None, typer.Option(help="Masks to fill. [default: 128]")] = None,
     block_length: Annotated[int | None, typer.Option(help="Masks of one block. [default: 32]")] = None,
@@ -31,7 +33,12 @@ def filter_collect(
         typer.Option(help="decode: the reference in full. stop: up to its EoT, which is faster. [default: decode]"),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ... [default: cuda if there is one]")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16. [default: float32]")] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="float32, bfloat16, float16. [default: float32; bfloat16 for a checkpoint on an accelerator]"
+        ),
+    ] = None,
     shard: Annotated[str, typer.Option(help="I/N: only every N-th batch, from the I-th on; one process each.")] = "1/1",
 ) -> None:
     """Record what the oracle sees.
@@ -44,7 +51,9 @@ def filter_collect(
     given: dict[str, Any] = {
         "task": tuple(task or ()),
         "prompts": prompts,
+        "data_dir": data_dir,
         "model": model,
+        "revision": revision,
         "limit": limit,
         "gen_length": gen_length,
         "block_length": block_length,

@@ -112,7 +112,7 @@ class _Kit:
 
     def __init__(self, strategy: Strategy) -> None:
         self.strategy = strategy
-        self.mini = load_host("mini", device="cpu", dtype="float32")
+        self.mini = load_host("mini", device="cpu")
         self.host = probe_host(self.mini)
         self.prompts = [self.mini.encode(prompt) for prompt in PROMPTS]
         self.baseline = load_strategy("fixed-step")[0]
@@ -132,7 +132,7 @@ class _Kit:
 
     def fills(self, first: Attempt) -> Check:
         """Every mask is filled, in bounded steps, on every host."""
-        analytic = load_host("analytic", device="cpu", dtype="float32")
+        analytic = load_host("analytic")
         attempts = {
             "probe": first,
             "analytic": self.decode(host=analytic, prompts=[analytic.encode(p) for p in ANALYTIC_PROMPTS]),

@@ -16,7 +16,7 @@ import hashlib
 import json
 import random
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -33,6 +33,7 @@ from l2pd_bench.hosts.base import Host
 from l2pd_bench.mini_data import Generator
 from l2pd_bench.registry import load_host, load_strategy, load_task
 from l2pd_bench.strategies.base import Context, Decision, Select, StepView, Strategy
+from l2pd_bench.tasks.base import Item
 
 REFERENCES = ("decode", "stop")
 TRAINING, TEST, FILE = "training pool", "test set", "file"
@@ -46,14 +47,16 @@ class CollectOptions:
     output: Path
     task: tuple[str, ...] = ()
     prompts: Path | None = None  # JSON lines with a "prompt"
+    data_dir: Path | None = None
     model: str = "mini"
+    revision: str | None = None
     limit: int = 128  # prompts of each task, and of the file
     gen_length: int = 128
     block_length: int = 32
     batch_size: int = 4  # the fastest on a CPU
     seed: int = 0
     device: str = "auto"
-    dtype: str = "float32"
+    dtype: str = "auto"
     eot: str = "decode"  # how the reference is decoded; `stop` takes what is behind its first EoT to be EoT
 
     def __post_init__(self) -> None:
@@ -102,15 +105,16 @@ def collect(options: CollectOptions, shard: str = "1/1", console: Console | None
     """
     number, shards = _parse_shard(shard)
     console = console or Console(stderr=True)
-    drawn = _draw(options, console)
-    host = load_host(options.model, device=options.device, dtype=options.dtype)
-    prompts = [host.encode(text) for _, texts in drawn for text in texts]  # before anything is written
+    host = load_host(options.model, device=options.device, dtype=options.dtype, revision=options.revision)
+    drawn = _draw(options, host.is_chat, console)
+    # Before anything is written:
+    prompts = [host.encode(p.text, p.prefix, chat=p.chat) for _, prompts in drawn for p in prompts]
     manifest = Manifest(
         format=FORMAT,
         model=options.model,
         host=host.name,
         weights_hash=host.weights_hash,
-        dtype=options.dtype,
+        dtype=str(host.dtype).removeprefix("torch."),
         gen_length=options.gen_length,
         block_length=options.block_length,
         batch_size=options.batch_size,
@@ -149,41 +153,52 @@ def _parse_shard(text: str) -> tuple[int, int]:
 # ------------------------------------------------------------------ prompts
 
 
-def _draw(options: CollectOptions, console: Console) -> list[tuple[Source, list[str]]]:
+class Prompt(NamedTuple):
+    """A prompt as a host is asked it."""
+
+    text: str
+    prefix: str = ""
+    chat: bool | None = None
+
+
+def _draw(options: CollectOptions, is_chat: bool, console: Console) -> list[tuple[Source, list[Prompt]]]:
     """The prompts of every source, each text once over all of them, so that a split by prompt is one."""
     seen: set[str] = set()
     drawn = []
     for name in options.task:
-        task = load_task(name)
+        task = load_task(name, data_dir=options.data_dir, chat=is_chat)
+        chat = task.prompt_format == "chat"
+        items: Iterator[Item]
         if isinstance(task, Generator):
             rng = random.Random(f"filter/{options.seed}/{name}")
-            texts = _fresh((task.training_item(rng).prompt for _ in range(DRAWS * options.limit)), options.limit, seen)
+            items = (task.training_item(rng) for _ in range(DRAWS * options.limit))
             kind = TRAINING
         else:
-            texts, kind = _fresh((item.prompt for item in task.items()), options.limit, seen), TEST
+            items, kind = iter(task.items()), TEST
             console.print(
                 f"note: {name} has test items only: do not judge a filter trained on them by {name}",
                 style="yellow",
                 markup=False,
             )
-        drawn.append((_source(name, kind, texts), texts))
+        prompts = _fresh((Prompt(item.prompt, item.prefix, chat) for item in items), options.limit, seen)
+        drawn.append((_source(name, kind, prompts), prompts))
     if options.prompts is not None:
-        texts = _fresh(_read_prompts(options.prompts), options.limit, seen)
-        drawn.append((_source(options.prompts.name, FILE, texts), texts))
-    if not any(texts for _, texts in drawn):
+        prompts = _fresh(map(Prompt, _read_prompts(options.prompts)), options.limit, seen)
+        drawn.append((_source(options.prompts.name, FILE, prompts), prompts))
+    if not any(prompts for _, prompts in drawn):
         raise UsageError(f"task: got {', '.join(options.task)} without any item, expected prompts to decode")
     return drawn
 
 
-def _fresh(prompts: Iterable[str], limit: int, seen: set[str]) -> list[str]:
-    """The first `limit` prompts that are not in `seen`, which they are put into."""
-    fresh: list[str] = []
-    for text in prompts:
+def _fresh(prompts: Iterable[Prompt], limit: int, seen: set[str]) -> list[Prompt]:
+    """The first `limit` prompts whose texts are not in `seen`, which they are put into."""
+    fresh: list[Prompt] = []
+    for prompt in prompts:
         if len(fresh) == limit:
             break
-        if text not in seen:
-            seen.add(text)
-            fresh.append(text)
+        if prompt.text + prompt.prefix not in seen:
+            seen.add(prompt.text + prompt.prefix)
+            fresh.append(prompt)
     return fresh
 
 
@@ -209,9 +224,9 @@ def _read_prompts(path: Path) -> list[str]:
     return prompts
 
 
-def _source(name: str, kind: str, texts: Sequence[str]) -> Source:
-    digest = hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
-    return Source(name=name, kind=kind, prompts=len(texts), sha256=digest)
+def _source(name: str, kind: str, prompts: Sequence[Prompt]) -> Source:
+    digest = hashlib.sha256(json.dumps([p.text + p.prefix for p in prompts]).encode()).hexdigest()
+    return Source(name=name, kind=kind, prompts=len(prompts), sha256=digest)
 
 
 # ------------------------------------------------------------------ records

@@ -29,14 +29,22 @@ class Plan:
     batch_size: list[int] = field(default_factory=lambda: [1])
     temperature: float = 0.0
     seed: int = 0
-    limit: int | None = None
+    limit: int | None = None  # at most one of these three
+    ids: list[str] = field(default_factory=list)
+    subset: int | None = None
+    data_dir: Path | None = None
     device: str = "auto"
-    dtype: str = "float32"
+    dtype: str = "auto"
+    revision: str | None = None
+    attention: str | None = None
+    weights: str | None = None
+    sandbox: str | None = None
+    unsafe_code: bool = False
     output: Path = Path("runs")
 
     def __post_init__(self) -> None:
         """Raise UsageError for numbers out of range and for values given twice."""
-        for name in ("limit", "block_length"):
+        for name in ("limit", "subset", "block_length"):
             _at_least(1, name, getattr(self, name))
         for value in self.batch_size:
             _at_least(1, "batch_size", value)
@@ -45,12 +53,21 @@ class Plan:
         _at_least(0, "seed", self.seed)
         if self.output.exists() and not self.output.is_dir():
             raise UsageError(f"output: got '{self.output}' (a file), expected a folder")
+        if self.data_dir is not None and not self.data_dir.is_dir():
+            raise UsageError(f"data-dir: got '{self.data_dir}', expected a folder of item files")
+        if len(given := [name for name in ("limit", "ids", "subset") if getattr(self, name)]) > 1:
+            raise UsageError(f"got --{given[0]} and --{given[1]}, expected one way to choose items")
         if self.device == "meta":
             raise UsageError("device: got 'meta', which computes nothing; try cpu")
-        for name in ("strategy", "task", "cache", "eot", "gen_length", "batch_size"):
+        for name in ("strategy", "task", "cache", "eot", "gen_length", "batch_size", "ids"):
             values = getattr(self, name)
             if twice := [v for v in values if values.count(v) > 1]:
                 raise UsageError(f"{_option(name)}: got '{twice[0]}' twice, expected each value once")
+
+    @property
+    def host_options(self) -> dict[str, str | None]:
+        """How the model shall compute: fields of `HostRequest`."""
+        return {name: getattr(self, name) for name in ("device", "dtype", "revision", "attention", "weights")}
 
 
 def make_plan(suite: str | None, options: Mapping[str, Any]) -> Plan:

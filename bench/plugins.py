@@ -11,39 +11,59 @@ import importlib
 import importlib.util
 import inspect
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from l2pd_bench.errors import BenchError, PluginError, UsageError, unknown
+from l2pd_bench.specs import Scalar
+
+if TYPE_CHECKING:
+    from l2pd_bench.tasks.base import Task
 
 Group = Literal["strategies", "tasks", "hosts"]
 
-TASK_PARTS = ("name", "gen_length", "stop", "prompt_format", "few_shot", "data_hash", "items", "grade")
+TASK_PARTS = ("name", "gen_length", "stop", "prompt_format", "few_shot", "grading", "data_hash", "items", "grade")
 
 
 def load(group: Group, point: EntryPoint, where: str) -> Any:
-    """Import what an entry point names: a strategy class, a task (made here), or a host's loader.
+    """Import what an entry point names: a strategy class, what makes a task, or a host's loader.
 
     `where` says whose entry point it is, for errors.
     """
     try:
         thing = point.load()
-        if group == "tasks":
-            thing = thing()
     except BenchError:
         raise
     except (Exception, SystemExit) as error:  # some modules call sys.exit when they are imported
         raise _broken(where, error) from error
     if group == "hosts":
         _check_host_loader(thing, where)
-        return thing
-    (_check_strategy if group == "strategies" else _check_task)(thing, where)
-    if thing.name != point.name:
-        raise PluginError(f"{where}: got name = '{thing.name}', expected '{point.name}', as it is registered")
+    elif group == "tasks":
+        if not callable(thing):
+            raise PluginError(f"{where}: got {thing!r}, expected a class or function that makes a task")
+    else:
+        _check_strategy(thing, where)
+        _check_name(thing.name, point.name, where)
     return thing
+
+
+def make_task(make: Callable[..., Task], values: Mapping[str, Scalar], name: str, where: str) -> Task:
+    """Call what makes a task registered as `name`, and check that it is whole."""
+    try:
+        task = make(**values)
+        _check_task(task, where)
+        _check_name(task.name.partition(":")[0], name, where)
+    except BenchError:
+        raise
+    except ValueError as error:
+        raise UsageError(f"task '{name}': {error}") from error
+    except Exception as error:
+        raise _broken(where, error) from error
+    return task
 
 
 def load_reference(target: str, attribute: str) -> Any:
@@ -108,6 +128,11 @@ def _check_strategy(thing: object, where: str) -> None:
         raise PluginError(f"{where}: got neither select() nor begin(), expected a subclass of Strategy with either")
 
 
+def _check_name(got: str, expected: str, where: str) -> None:
+    if got != expected:
+        raise PluginError(f"{where}: got name = '{got}', expected '{expected}', as it is registered")
+
+
 def _check_task(thing: object, where: str) -> None:
     # Statically: reading the data hash would read the data.
     missing = [part for part in TASK_PARTS if inspect.getattr_static(thing, part, None) is None]
@@ -116,10 +141,10 @@ def _check_task(thing: object, where: str) -> None:
 
 
 def _check_host_loader(thing: object, where: str) -> None:
-    expected = "expected a function load(params, *, device, dtype)"
+    expected = "expected a function load(request)"
     if not callable(thing):
         raise PluginError(f"{where}: got {thing!r}, {expected}")
     try:
-        inspect.signature(thing).bind({}, device="cpu", dtype="float32")
+        inspect.signature(thing).bind(None)
     except TypeError as error:
         raise PluginError(f"{where}: got another signature ({error}), {expected}") from error

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from l2pd_bench.engine import DecodeSettings
 from l2pd_bench.hosts.base import Host
+from l2pd_bench.schema import UNGRADED
+from l2pd_bench.specs import Scalar
 from l2pd_bench.strategies.base import Frontier
 from l2pd_bench.tasks.base import Task
 
@@ -30,6 +33,7 @@ class Protocol:
     data_hash: str
     few_shot: int
     prompt_format: str
+    grading: str
     gen_length: int
     block_length: int
     schedule: str  # "blocks", or how a strategy's own frontier moves
@@ -41,8 +45,13 @@ class Protocol:
 
     @property
     def hash(self) -> str:
-        """SHA-256 (hex) of the settings, sorted by name."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        """See `hash_of`."""
+        return hash_of(asdict(self))
+
+
+def hash_of(protocol: Mapping[str, Scalar]) -> str:
+    """SHA-256 (hex) of the settings, sorted by name."""
+    return hashlib.sha256(json.dumps(dict(protocol), sort_keys=True).encode()).hexdigest()
 
 
 def protocol_of(
@@ -60,6 +69,7 @@ def protocol_of(
         data_hash=task.data_hash,
         few_shot=task.few_shot,
         prompt_format=task.prompt_format,
+        grading=task.grading if host.is_trained else UNGRADED,
         gen_length=settings.gen_length,
         block_length=settings.block_length,
         schedule="blocks" if frontier is None else f"frontier, W {frontier.window}, M {frontier.lookahead}",

@@ -14,6 +14,7 @@ from pathlib import Path
 from l2pd_bench.durable import reported
 from l2pd_bench.errors import RecordError, UsageError
 from l2pd_bench.schema import BrokenJson, Manifest, Sample, parse_manifest, parse_sample
+from l2pd_bench.specs import slug
 
 MANIFEST = "run.json"
 SAMPLES = "samples.jsonl"
@@ -35,7 +36,7 @@ class Run:
 def run_folder(root: Path, manifest: Manifest) -> Path:
     """Where a run is kept under the results folder `root`."""
     name = f"{manifest.strategy.slug}--{manifest.protocol_hash[:8]}"
-    return root / str(manifest.protocol["task"]) / name
+    return root / slug(str(manifest.protocol["task"])) / name
 
 
 def load_runs(root: Path) -> list[Run]:
@@ -46,7 +47,7 @@ def load_runs(root: Path) -> list[Run]:
     runs = []
     with reported("read", root, "check its permissions"):
         for folder, children, _ in os.walk(root, onerror=_raise):
-            children[:] = sorted(c for c in children if not _SET_ASIDE.search(c))
+            children[:] = sorted(c for c in children if not _SET_ASIDE.search(c) and not c.startswith("."))
             run = read_run(Path(folder))
             if run is not None:
                 runs.append(run)

@@ -7,11 +7,13 @@ know what a strategy decides, a task asks or a host computes.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import importlib.util
+import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -94,17 +96,72 @@ def load_strategy(text: str) -> tuple[Strategy, StrategySpec]:
     return strategy, StrategySpec(name, params, spec, specs.slug(spec), *origin, code)
 
 
-def load_task(name: str) -> Task:
-    """Make the task registered as `name`."""
-    task: Task = _load("tasks", _entry_point("tasks", name))
-    return task
+def load_task(text: str, *, data_dir: Path | None = None, chat: bool = False) -> Task:
+    """Make the task that `name:key=value,...` describes; of `name:word` the word is its first required parameter.
+
+    Fills in what tasks/base.py says of `form` and `data_dir`.
+    """
+    name, given = specs.parse(text, "task")
+    name, _, word = name.partition(":")
+    point = _entry_point("tasks", name)
+    make = _load("tasks", point)
+    what = f"task '{name}'"
+    parameters = outline.of_object(make).parameters
+    required = [p.name for p in parameters if p.required]
+    if word and (not required or required[0] in given):
+        raise UsageError(f"task: got '{text}', expected {name} without ':{word}', which says nothing to it")
+    written = {**({required[0]: word} if word else {}), **given}
+    for key, value in (("form", "instruct" if chat else "base"), ("data_dir", str(data_dir) if data_dir else None)):
+        if value is not None and any(p.name == key for p in parameters):
+            written.setdefault(key, value)
+    return plugins.make_task(make, specs.convert(written, parameters, what), point.name, _where("tasks", point))
 
 
-def load_host(text: str, *, device: str, dtype: str) -> Host:
-    """Load the host that `name:key=value,...` describes; the host reads its parameters itself."""
+def run_id(protocol_hash: str, spec: str, code_hash: str) -> str:
+    """What identifies a run: setting, strategy, and the strategy's code."""
+    return hashlib.sha256(json.dumps([protocol_hash, spec, code_hash]).encode()).hexdigest()[:16]
+
+
+def task_spec(task: Task) -> str:
+    """The one way to write a task with its parameters, but for where its data is."""
+    if not is_dataclass(task):
+        return task.name
+    parameters = outline.of_object(type(task)).parameters
+    values = {p.name: getattr(task, p.name) for p in parameters if p.name != "data_dir"}
+    return specs.canonical(task.name.partition(":")[0], values, parameters)
+
+
+def load_host(text: str, **options: str | None) -> Host:
+    """Load the host that `name:key=value,...` describes.
+
+    The name is a registered one, or a checkpoint: a folder, or a repository of the hub. The
+    loader of a checkpoint is the one registered under its model type. `options` are the
+    fields of `HostRequest` that say how to compute.
+    """
+    from l2pd_bench.hosts.base import HostRequest
+
     name, params = specs.parse(text, "model")
-    host: Host = _load("hosts", _entry_point("hosts", name))(params, device=device, dtype=dtype)
-    return host
+    if name in _entry_points("hosts") or not _may_be_checkpoint(name):
+        request = HostRequest(name, params, **options)  # type: ignore[arg-type]  # the names of its fields
+        host: Host = _load("hosts", _entry_point("hosts", name))(request)
+        return host
+    from l2pd_bench.hosts.checkpoint import locate
+
+    found = locate(name, options.pop("revision", None))
+    if found.model_type not in _entry_points("hosts"):
+        kinds = ", ".join(sorted(_entry_points("hosts")))
+        raise UsageError(
+            f"model: got '{name}', whose config.json has the model_type '{found.model_type}', expected one of {kinds}"
+        )
+    loader = _load("hosts", _entry_point("hosts", found.model_type))
+    request = HostRequest(found.name, params, found.folder, found.revision, **options)  # type: ignore[arg-type]
+    loaded: Host = loader(request)
+    return loaded
+
+
+def _may_be_checkpoint(name: str) -> bool:
+    """Whether a name that is not registered can mean a folder or a repository."""
+    return "/" in name or Path(name).is_dir()
 
 
 def catalog(group: Group) -> list[Entry]:
@@ -119,7 +176,7 @@ def catalog(group: Group) -> list[Entry]:
             about, error = Outline(""), None
             try:
                 _only(group, points)
-                about = (_is_own(point) and _from_source(point)) or outline.of_object(_load(group, point))
+                about = (_is_own(point) and _from_source(point)) or _from_object(group, point)
             except BenchError as problem:
                 error = str(problem)
             entries.append(Entry(name, *_origin(point), point.value, *about, error))
@@ -161,8 +218,20 @@ def _is_own(point: EntryPoint) -> bool:
 
 
 def _load(group: Group, point: EntryPoint) -> Any:
+    return plugins.load(group, point, _where(group, point))
+
+
+def _where(group: Group, point: EntryPoint) -> str:
     distribution, version = _origin(point)
-    return plugins.load(group, point, f"{WORDS[group]} '{point.name}' of {distribution} {version} ({point.value})")
+    return f"{WORDS[group]} '{point.name}' of {distribution} {version} ({point.value})"
+
+
+def _from_object(group: Group, point: EntryPoint) -> Outline:
+    thing = _load(group, point)
+    about = outline.of_object(thing)
+    if group == "tasks" and not any(p.required for p in about.parameters):
+        plugins.make_task(thing, {}, point.name, _where(group, point))  # only that shows whether it is whole
+    return about
 
 
 def _from_source(point: EntryPoint) -> Outline | None:

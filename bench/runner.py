@@ -7,13 +7,12 @@ filled is the engine's affair, what a row means the report's.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import json
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -23,20 +22,35 @@ from rich.progress import Task as Bar
 from rich.text import Text
 
 from l2pd_bench.cells import Cell, find_references, turns
-from l2pd_bench.engine import BatchDecoded, Decoded, DecodeSettings, check_frontier, decode, prepare
-from l2pd_bench.errors import BenchError, PluginError, UsageError
+from l2pd_bench.engine import DecodeSettings, check_frontier, decode, prepare
+from l2pd_bench.errors import BenchError, UsageError
+from l2pd_bench.grading import Grader
 from l2pd_bench.hosts.base import Host
+from l2pd_bench.items import choose_items
 from l2pd_bench.measure import environment, git_state
 from l2pd_bench.noise import sample_seed
 from l2pd_bench.plan import Plan
 from l2pd_bench.protocol import protocol_of
-from l2pd_bench.registry import StrategySpec, load_host, load_strategy, load_task
-from l2pd_bench.schema import Git, Manifest, Nfe, Sample, Seconds, StrategyRecord, Tokens
+from l2pd_bench.registry import StrategySpec, load_host, load_strategy, load_task, run_id, task_spec
+from l2pd_bench.sample_record import sample_record
+from l2pd_bench.schema import Git, Manifest, StrategyRecord
 from l2pd_bench.strategies.base import Strategy
-from l2pd_bench.tasks.base import Item, Task, cut_at
+from l2pd_bench.tasks.base import Item, Task
 from l2pd_bench.writer import new_session, open_run
 
 Prompts = dict[tuple[str, str], list[int]]  # by task and doc_id, as ids are a task's own
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a plan comes to, once everything is loaded: `items` and `prompts` are of the tasks by name."""
+
+    host: Host
+    strategies: list[tuple[Strategy, StrategySpec]]
+    tasks: list[Task]
+    items: dict[str, list[Item]]
+    prompts: Prompts
+    grader: Grader | None
 
 
 @dataclass(frozen=True)
@@ -51,36 +65,52 @@ class Outcome:
 def execute(plan: Plan, *, command: str, restart: bool = False) -> Outcome:
     """Decode and grade what the plan asks for and is not recorded yet.
 
-    Everything is checked and every record opened before the first forward. A strategy
-    that raises fails its own cells; the others go on. Ctrl-C ends the run, dropping the batch
-    under way; the same command continues it.
+    Everything is checked and every record opened before the first forward.
     """
     strategies = [load_strategy(text) for text in plan.strategy]
-    _refuse_twice(plan.strategy, [spec.spec for _, spec in strategies])
-    told = [_told(strategy, spec) for strategy, spec in strategies]
-    _refuse_blind(told)
-    tasks = [load_task(name) for name in plan.task]
+    _refuse_twice("strategy", plan.strategy, [spec.spec for _, spec in strategies])
+    _refuse_blind([_told(strategy, spec) for strategy, spec in strategies])
+    tasks, items = _tasks_and_items(plan, chat=False)
     settings = {task.name: list(_settings(plan, task)) for task in tasks}
     _refuse_impossible([strategy for strategy, _ in strategies], [s for group in settings.values() for s in group])
-    host = load_host(plan.model, device=plan.device, dtype=plan.dtype)
+    host = load_host(plan.model, **plan.host_options)  # last, as it may take minutes
+    if host.is_chat:
+        tasks, items = _tasks_and_items(plan, chat=True)
     _prepare(host, [strategy for strategy, _ in strategies], [s for group in settings.values() for s, _ in group])
-    items = {task.name: _items(task)[: plan.limit] for task in tasks}
-    prompts = {(task.name, i.doc_id): host.encode(i.prompt) for task in tasks for i in items[task.name]}
+    grader = Grader(tasks, level=plan.sandbox, unsafe=plan.unsafe_code) if host.is_trained else None
+    prompts = {
+        (task.name, i.doc_id): host.encode(i.prompt, i.prefix, chat=task.prompt_format == "chat")
+        for task in tasks
+        for i in items[task.name]
+    }
+    return run_job(plan, Job(host, strategies, tasks, items, prompts, grader), command=command, restart=restart)
+
+
+def run_job(plan: Plan, job: Job, *, command: str, restart: bool = False) -> Outcome:
+    """Run every strategy on every task under every setting of the plan.
+
+    A strategy that raises fails its own cells; the others go on. Ctrl-C ends the run,
+    dropping the batch under way; the same job continues it.
+    """
     console = Console(stderr=True)
+    host, items = job.host, job.items
     with ExitStack() as stack:
         cells: dict[str, list[Cell]] = {}
         machine, git = environment(), Git(**git_state())
-        for task in tasks:
+        if job.grader is not None and job.grader.sandbox is not None:
+            machine["sandbox"] = job.grader.sandbox.level
+        for task in job.tasks:
             cells[task.name] = []
-            for (setting, batch_size), (i, (strategy, spec)) in product(settings[task.name], enumerate(strategies)):
+            for (setting, batch_size), (strategy, spec) in product(_settings(plan, task), job.strategies):
                 frontier = strategy.frontier()
                 protocol = protocol_of(host, task, setting, frontier=frontier, seed=plan.seed, batch_size=batch_size)
                 manifest = Manifest(
-                    run_id=_run_id(protocol.hash, spec),
+                    run_id=run_id(protocol.hash, spec.spec, spec.code_hash),
                     command=command,
                     protocol=asdict(protocol),
                     protocol_hash=protocol.hash,
-                    strategy=told[i],
+                    task_spec=task_spec(task),
+                    strategy=_told(strategy, spec),
                     environment=machine,
                     git=git,
                     planned=len(items[task.name]),
@@ -91,19 +121,11 @@ def execute(plan: Plan, *, command: str, restart: bool = False) -> Outcome:
                     console.print(f"note: {notice}", style="yellow", markup=False)
                 cells[task.name].append(Cell(strategy, task, setting, batch_size, writer))
             find_references(cells[task.name])
-        return _run_cells(host, plan, tasks, items, prompts, cells, console, command)
+        return _run_cells(plan, job, cells, console, command)
 
 
-def _run_cells(
-    host: Host,
-    plan: Plan,
-    tasks: Sequence[Task],
-    items: dict[str, list[Item]],
-    prompts: Prompts,
-    cells: dict[str, list[Cell]],
-    console: Console,
-    command: str,
-) -> Outcome:
+def _run_cells(plan: Plan, job: Job, cells: dict[str, list[Cell]], console: Console, command: str) -> Outcome:
+    items = job.items
     every = [cell for group in cells.values() for cell in group]
     left = sum(len(items[cell.task.name]) - len(cell.done(items[cell.task.name])) for cell in every)
     session = new_session()
@@ -117,11 +139,11 @@ def _run_cells(
     try:
         with Progress(*columns, console=console, transient=True) as progress:
             bar = progress.add_task("decoding", total=left)
-            for task in tasks:
+            for task in job.tasks:
                 for cell, batch in turns(cells[task.name], items[task.name]):
                     progress.update(bar, description=f"{task.name} {cell.writer.manifest.strategy.spec}")
                     if cell.failed is None:
-                        _run_batch(host, plan, cell, batch, prompts, session)
+                        _run_batch(job, cell, batch, plan.seed, session)
                     progress.advance(bar, len(batch))
                 for cell in cells[task.name]:
                     if cell.failed is None and cell.writer.manifest.status != "finished":
@@ -135,18 +157,31 @@ def _run_cells(
     return Outcome([c.writer.folder for c in every], 1 if failures else 0, "\n".join(failures))
 
 
-def _run_batch(host: Host, plan: Plan, cell: Cell, batch: Sequence[Item], prompts: Prompts, session: str) -> None:
+def _run_batch(job: Job, cell: Cell, batch: Sequence[Item], seed: int, session: str) -> None:
     """Decode, grade and record one batch; a strategy that raises fails the cell."""
-    ids = [prompts[cell.task.name, item.doc_id] for item in batch]
-    seeds = [sample_seed(plan.seed, item.doc_id) for item in batch]
+    host, grader = job.host, job.grader
+    ids = [job.prompts[cell.task.name, item.doc_id] for item in batch]
+    seeds = [sample_seed(seed, item.doc_id) for item in batch]
     try:
         references = cell.references(batch)
         if cell.segment < 0:
             warmup = decode(host, cell.strategy, ids, seeds, cell.settings, references)
             cell.segment = cell.writer.start_segment(session, warmup_samples=len(batch), warmup_seconds=warmup.decode_s)
         decoded = decode(host, cell.strategy, ids, seeds, cell.settings, references)
-        pairs = list(zip(batch, ids, decoded.samples, strict=True))
-        records = [_sample(host, cell, item, sample, decoded, len(prompt)) for item, prompt, sample in pairs]
+        records = [
+            sample_record(
+                host,
+                item.doc_id,
+                sample,
+                decoded,
+                stop=cell.task.stop,
+                grade=partial(grader.grade, cell.task, item) if grader else None,
+                prompt_tokens=len(prompt),
+                gross=cell.settings.gen_length,
+                segment=cell.segment,
+            )
+            for item, prompt, sample in zip(batch, ids, decoded.samples, strict=True)
+        ]
     except BenchError as error:
         _fail(cell, str(error), session)
         return
@@ -163,56 +198,12 @@ def _fail(cell: Cell, message: str, session: str) -> None:
     cell.writer.finish("failed", message)
 
 
-def _sample(host: Host, cell: Cell, item: Item, sample: Decoded, batch: BatchDecoded, prompt_tokens: int) -> Sample:
-    """Grade one decoded sample and make its record."""
-    ids = sample.output_ids
-    net = ids[: ids.index(host.eot_id)] if host.eot_id in ids else ids
-    text = host.decode(net)
-    answer_text = cut_at(text, cell.task.stop)
-    verdict = cell.task.grade(item, answer_text)
-    if not 0.0 <= verdict.score <= 1.0:
-        raise PluginError(
-            f"task '{cell.task.name}': graded {item.doc_id} {verdict.score}, expected a score from 0 to 1"
-        )
-    size = len(batch.samples)
-    return Sample(
-        doc_id=item.doc_id,
-        status="ok",
-        error=None,
-        prompt_tokens=prompt_tokens,
-        output_ids=ids,
-        text=answer_text,
-        answer=verdict.answer,
-        correct=verdict.correct,
-        score=verdict.score,
-        tokens=Tokens(net=len(net), answer=_answer_tokens(host, net, answer_text), gross=cell.settings.gen_length),
-        nfe=Nfe(full=sample.nfe_full, window=sample.nfe_window, auxiliary=sample.nfe_auxiliary),
-        positions=sample.positions,
-        flops=sample.flops,
-        forced_commits=sample.forced_commits,
-        overrides=sample.overrides,
-        cut_tokens=sample.cut_tokens,
-        seconds=Seconds(
-            decode=batch.decode_s / size,
-            model=batch.model_s / size,
-            select=batch.select_s / size,
-            latency=batch.decode_s,
-        ),
-        segment=cell.segment,
-        timed=True,
-    )
-
-
-def _answer_tokens(host: Host, net: Sequence[int], answer_text: str) -> int:
-    """How many of the net tokens it takes to spell the answer text."""
-    low, high = 0, len(net)
-    while low < high:
-        middle = (low + high) // 2
-        if len(host.decode(net[:middle])) < len(answer_text):
-            low = middle + 1
-        else:
-            high = middle
-    return low
+def _tasks_and_items(plan: Plan, *, chat: bool) -> tuple[list[Task], dict[str, list[Item]]]:
+    """The tasks as a host that chats, or one that does not, is asked them; and the items to decode."""
+    tasks = [load_task(text, data_dir=plan.data_dir, chat=chat) for text in plan.task]
+    _refuse_twice("task", plan.task, [task.name for task in tasks])
+    chosen = {task.name: choose_items(task, limit=plan.limit, ids=plan.ids, subset=plan.subset) for task in tasks}
+    return tasks, chosen
 
 
 def _settings(plan: Plan, task: Task) -> Iterator[tuple[DecodeSettings, int]]:
@@ -254,23 +245,10 @@ def _refuse_impossible(strategies: Sequence[Strategy], settings: Sequence[tuple[
             check_frontier(strategy, setting, batch_size)
 
 
-def _items(task: Task) -> list[Item]:
-    """A task's items; a PluginError if it cannot give them, or names two alike."""
-    try:
-        items = list(task.items())
-    except Exception as error:
-        raise PluginError(f"task '{task.name}': its items cannot be read: {type(error).__name__}: {error}") from error
-    ids = [item.doc_id for item in items]
-    if len(set(ids)) < len(ids):
-        twice = next(doc_id for doc_id in ids if ids.count(doc_id) > 1)
-        raise PluginError(f"task '{task.name}': got the doc_id '{twice}' twice, expected each once")
-    return items
-
-
-def _refuse_twice(written: Sequence[str], specs: Sequence[str]) -> None:
+def _refuse_twice(what: str, written: Sequence[str], specs: Sequence[str]) -> None:
     for i, spec in enumerate(specs):
         if spec in specs[:i]:
-            raise UsageError(f"strategy: '{written[specs.index(spec)]}' and '{written[i]}' are both '{spec}'; give one")
+            raise UsageError(f"{what}: '{written[specs.index(spec)]}' and '{written[i]}' are both '{spec}'; give one")
 
 
 def _place(error: BaseException, cell: Cell) -> str:
@@ -281,11 +259,9 @@ def _place(error: BaseException, cell: Cell) -> str:
     return f"{Path(frame.filename).name}, line {frame.lineno}"
 
 
-def _run_id(protocol_hash: str, spec: StrategySpec) -> str:
-    return hashlib.sha256(json.dumps([protocol_hash, spec.spec, spec.code_hash]).encode()).hexdigest()[:16]
-
-
 def _notes(host: Host, task: Task) -> list[str]:
+    if not host.is_trained:
+        return [f"model '{host.name}' has random weights: no answer was graded"]
     if host.trained_tasks is None or task.name in host.trained_tasks:
         return []
     return [f"model '{host.name}' was not trained for {task.name}: accuracy says nothing here"]

@@ -19,14 +19,15 @@ from pydantic_core import PydanticCustomError, from_json
 from l2pd_bench.errors import RecordError
 from l2pd_bench.specs import Scalar
 
-SCHEMA_VERSION = 2  # 1 had no schedule, no deployable, no cut_tokens and no overrides
-KNOWN_VERSIONS = (2,)
+SCHEMA_VERSION = 3  # 2 had no grading, no task_spec and no full_text; 1 had no schedule, nor what came with it
+KNOWN_VERSIONS = (3,)
 PROTOCOL: dict[str, type] = {  # the settings that every record must tell; others may stand beside them
     **dict.fromkeys(("model", "revision", "weights_hash", "dtype", "attention", "device"), str),
-    **{"task": str, "data_hash": str, "few_shot": int, "prompt_format": str},
+    **{"task": str, "data_hash": str, "few_shot": int, "prompt_format": str, "grading": str},
     **{"gen_length": int, "block_length": int, "schedule": str, "cache": str, "eot": str},
     **{"temperature": float, "seed": int, "batch_size": int},
 }
+UNGRADED = "none"  # the protocol's grading where nobody graded, as the answers of random weights
 
 Ending = Literal["finished", "interrupted", "failed"]
 
@@ -94,7 +95,8 @@ class Sample:
     error: str | None
     prompt_tokens: int
     output_ids: list[int]
-    text: str
+    full_text: str  # of the net tokens
+    text: str  # of it, what stands before the first stop string
     answer: str
     correct: bool
     score: float
@@ -188,6 +190,7 @@ class Manifest:
     command: str
     protocol: dict[str, Setting]
     protocol_hash: str
+    task_spec: str  # enough to make the task again, but for where its data is
     strategy: StrategyRecord
     environment: dict[str, object]
     git: Git
@@ -197,6 +200,11 @@ class Manifest:
     notes: list[str] = field(default_factory=list)
     segments: list[Segment] = field(default_factory=list)
     totals: Totals | None = None
+
+    @property
+    def graded(self) -> bool:
+        """Whether the scores of the samples say anything."""
+        return self.protocol["grading"] != UNGRADED
 
 
 Record = TypeVar("Record", Sample, Manifest)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import socket
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from l2pd_bench.durable import AppendFile, acquire_lock, replace_file, reported, sync_folder
+from l2pd_bench.durable import AppendFile, acquire_lock, make_folder, replace_file, reported, sync_folder
 from l2pd_bench.errors import RecordError
 from l2pd_bench.records import MANIFEST, SAMPLES, Run, add_sample, read_run, run_folder
 from l2pd_bench.schema import (
@@ -144,15 +145,8 @@ class RunWriter:
 
     def finish(self, status: Ending, error: str | None = None) -> None:
         """Say how the run ended; totals are stored with "finished" only."""
-        samples = self.samples.values()
-        totals = Totals(
-            samples=len(samples),
-            correct=sum(s.correct for s in samples),
-            net_tokens=sum(s.tokens.net for s in samples),
-            nfe=sum(s.nfe.total for s in samples),
-            decode_seconds=sum(s.seconds.decode for s in samples),
-        )
-        self._update(status=status, error=error, finished=utc_now(), totals=totals if status == "finished" else None)
+        sums = totals(list(self.samples.values())) if status == "finished" else None
+        self._update(status=status, error=error, finished=utc_now(), totals=sums)
 
     def close(self) -> None:
         """Give up the lock. A run that was not finished stays "running", and can be continued."""
@@ -176,6 +170,36 @@ class RunWriter:
         with reported("write", self.folder / MANIFEST, _KEPT):
             _save(self.folder, manifest)
         self.manifest = manifest
+
+
+def totals(samples: Sequence[Sample]) -> Totals:
+    """The sums that a finished run stores."""
+    return Totals(
+        samples=len(samples),
+        correct=sum(s.correct for s in samples),
+        net_tokens=sum(s.tokens.net for s in samples),
+        nfe=sum(s.nfe.total for s in samples),
+        decode_seconds=sum(s.seconds.decode for s in samples),
+    )
+
+
+def write_run(root: Path, manifest: Manifest, samples: Sequence[Sample]) -> Path:
+    """Write a whole run at once, where there is none; returns its folder. A crash leaves nothing of it."""
+    folder = run_folder(root, manifest)
+    if folder.exists():
+        raise RecordError(f"{folder}: is there already; remove it, or record elsewhere with --output")
+    with reported("write there", folder, _ELSEWHERE):
+        partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+        make_folder(partial)
+        try:
+            replace_file(partial / SAMPLES, b"".join(map(encode, samples)))
+            _save(partial, manifest)
+            partial.rename(folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        sync_folder(folder.parent)
+    return folder
 
 
 def _save(folder: Path, manifest: Manifest) -> None:

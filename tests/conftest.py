@@ -13,6 +13,7 @@ from record_factory import fill
 
 from l2pd_bench.hosts.analytic import AnalyticHost
 from l2pd_bench.hosts.analytic import load as load_analytic
+from l2pd_bench.hosts.base import HostRequest
 from l2pd_bench.hosts.mini import MiniHost, load
 from l2pd_bench.records import load_runs
 from l2pd_bench.report import Board, make_board
@@ -30,7 +31,7 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def mini() -> MiniHost:
     """The embedded model on the CPU in float32."""
-    return load({}, device="cpu", dtype="float32")
+    return load(HostRequest("mini", device="cpu"))
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +43,7 @@ def mini64(mini: MiniHost) -> MiniHost:
 @pytest.fixture(scope="session")
 def analytic() -> AnalyticHost:
     """The host with exact marginals."""
-    return load_analytic({}, device="cpu", dtype="float32")
+    return load_analytic(HostRequest("analytic"))
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,7 @@ FIXED, FAST, ROUGH = "fixed-step", "threshold:tau=0.9", "fixed-step:k=8,order=le
 PROTOCOL: dict[str, Any] = {
     **{"model": "mini", "revision": "1", "weights_hash": "ab" * 32, "dtype": "float32", "attention": "sdpa"},
     **{"device": "cpu", "task": "mini-math", "data_hash": "cd" * 32, "few_shot": 0, "prompt_format": "chat"},
+    "grading": "number after the first ####",
     **{
         "gen_length": 128,
         "block_length": 32,
@@ -49,6 +50,7 @@ def manifest(spec: str = "fixed-step", *, planned: int = 5, code: str = "code", 
         command=f"l2pd-bench run --strategy {spec}",
         protocol=protocol,
         protocol_hash=digest,
+        task_spec=str(protocol["task"]),
         strategy=StrategyRecord(
             name=name,
             params=params,
@@ -78,6 +80,7 @@ def sample(number: int, segment: int = 0, *, speed: float = 1.0, accuracy: float
         error=None,
         prompt_tokens=30,
         output_ids=[number] * 128,
+        full_text=f"answer {number}" if right else f"wrong {number}",
         text=f"answer {number}" if right else f"wrong {number}",
         answer=str(number),
         correct=right,

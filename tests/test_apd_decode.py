@@ -22,7 +22,9 @@ Prompts = Callable[[int, int], list[list[int]]]
 @pytest.fixture(scope="module")
 def companion() -> Transformer:
     """The companion's network."""
-    return read_model(Path(__file__).parents[1] / "bench" / "hosts" / COMPANION, device="cpu", dtype="float32")
+    return read_model(
+        Path(__file__).parents[1] / "bench" / "hosts" / COMPANION, device=torch.device("cpu"), dtype=torch.float32
+    )
 
 
 @torch.inference_mode()

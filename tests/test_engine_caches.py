@@ -17,7 +17,8 @@ from torch import Tensor
 
 from l2pd_bench.cache import POLICIES
 from l2pd_bench.engine import DecodeSettings, decode
-from l2pd_bench.hosts.mini import MiniHost, TransformerSession
+from l2pd_bench.hosts.mini import MiniHost
+from l2pd_bench.hosts.session import TransformerSession
 from l2pd_bench.strategies.base import Strategy
 from l2pd_bench.strategies.fixed_step import FixedStep
 from l2pd_bench.strategies.threshold import Threshold

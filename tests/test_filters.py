@@ -243,20 +243,20 @@ def test_no_collection_is_refused(text: str | None, said: str, options: CollectO
 
 def test_mini_tasks_give_training_items(tmp_path: Path) -> None:
     """Prompts of a task with a generator are drawn from its training pool: no test prompt is among them."""
-    drawn = filters._draw(CollectOptions(output=tmp_path, task=("mini-math", "mini-list"), limit=40), QUIET)
-    again = filters._draw(CollectOptions(output=tmp_path, task=("mini-list",), limit=20, seed=1), QUIET)
+    drawn = filters._draw(CollectOptions(output=tmp_path, task=("mini-math", "mini-list"), limit=40), True, QUIET)
+    again = filters._draw(CollectOptions(output=tmp_path, task=("mini-list",), limit=20, seed=1), True, QUIET)
 
     assert [(s.name, s.kind, s.prompts) for s, _ in drawn] == [
         (n, "training pool", 40) for n in ("mini-math", "mini-list")
     ]
-    assert not any(in_test_pool(text) for _, texts in drawn for text in texts)
+    assert not any(in_test_pool(prompt.text) for _, prompts in drawn for prompt in prompts)
     assert again[0][1] != drawn[1][1][:20]
 
 
 def test_test_items_are_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Where a task has nothing but test items, they are taken and that is said."""
     options = CollectOptions(output=tmp_path, task=("analytic-copy",), limit=3)
-    drawn = filters._draw(options, Console(stderr=True, width=200))
+    drawn = filters._draw(options, False, Console(stderr=True, width=200))
 
     assert [(s.kind, s.prompts) for s, _ in drawn] == [("test set", 3)]
     assert "analytic-copy has test items only: do not judge a filter trained on them" in capsys.readouterr().err

@@ -55,7 +55,7 @@ class TestCommands:
         command = next(block for block in blocks("") if "pytest" in block)
         steps = [step.strip() for step in command.split("&&")][2:]  # after the virtual environment
 
-        assert steps == ['pip install -c constraints/cpu.txt -e ".[dev]"', "pytest"]
+        assert steps == ['pip install -c constraints/cpu.txt -e ".[dev]"', "pytest -n auto"]
         ci = (ROOT / ".ci/run").read_text("utf-8").splitlines()
         assert all(step in ci for step in steps)
 

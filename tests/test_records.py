@@ -106,7 +106,7 @@ class TestRefused:
         before = content(tmp_path)
         for attempt in (lambda: load_runs(tmp_path), lambda: open_run(tmp_path, manifest())):
             with pytest.raises(
-                RecordError, match=rf"{name}.* 'schema_version': got .*, expected 2 .*this program knows"
+                RecordError, match=rf"{name}.* 'schema_version': got .*, expected 3 .*this program knows"
             ):
                 attempt()
 

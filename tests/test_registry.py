@@ -11,6 +11,7 @@ import pytest
 
 from l2pd_bench import registry
 from l2pd_bench.errors import BenchError, PluginError, UsageError
+from l2pd_bench.hosts.base import HostRequest
 from l2pd_bench.registry import Entry, Group
 from l2pd_bench.specs import Parameter
 
@@ -40,14 +41,32 @@ class Toy(Strategy):
 TASK = """
 class Toy:
     '''One question.'''
-    name, gen_length, stop, prompt_format, few_shot, data_hash = "toy", 32, (), "plain", 0, "0" * 64
+    name, gen_length, stop, prompt_format, few_shot, grading, data_hash = "toy", 32, (), "plain", 0, "none", "0" * 64
+    def items(self): return []
+    def grade(self, item, text): return None
+"""
+PARAMETRIC = """
+from dataclasses import dataclass
+from typing import ClassVar
+@dataclass(frozen=True)
+class Toy:
+    '''Questions about a word.'''
+    gen_length, stop, prompt_format, few_shot, grading, data_hash = 32, (), "plain", 0, "none", "0" * 64
+    word: str
+    shots: int = 0
+    form: str = "base"
+    data_dir: str | None = None
+    def __post_init__(self):
+        if self.shots > 8: raise ValueError(f"shots: got {self.shots}, expected less")
+    @property
+    def name(self): return f"toy:{self.word}"
     def items(self): return []
     def grade(self, item, text): return None
 """
 HOST = """
-def load(params, *, device, dtype):
+def load(request):
     '''A host that is what it was asked for.'''
-    return params, device, dtype
+    return request
 """
 
 Install = Callable[..., Path]
@@ -220,12 +239,12 @@ class TestBrokenPlugins:
             registry.load_task("toy")
         assert entry("tasks", "toy").error == str(caught.value)
 
-    @pytest.mark.parametrize("source", ["load = 3", "def load(params, device): pass"])
+    @pytest.mark.parametrize("source", ["load = 3", "def load(params, *, device): pass"])
     def test_hosts(self, install: Install, source: str) -> None:
-        """A host's entry point must be a function that can be called with parameters, device and dtype."""
+        """A host's entry point must be a function that takes a request."""
         install("toy-dist", source, group="hosts", attr="load")
-        with pytest.raises(PluginError, match=r"expected a function load\(params, \*, device, dtype\)") as caught:
-            registry.load_host("toy", device="cpu", dtype="float32")
+        with pytest.raises(PluginError, match=r"expected a function load\(request\)") as caught:
+            registry.load_host("toy")
         assert entry("hosts", "toy").error == str(caught.value)
 
     def test_errors_for_the_user_pass_through(self, install: Install) -> None:
@@ -282,18 +301,53 @@ class TestCatalog:
             registry.catalog("tasks")
 
 
-def test_load_task(install: Install) -> None:
-    """A task is made by its name; an unknown one is answered with the known."""
-    install("toy-dist", TASK, group="tasks")
-    assert registry.load_task("toy").gen_length == 32
-    with pytest.raises(UsageError, match=r"task: got 'toyy', expected one of .*; did you mean 'toy'\?"):
-        registry.load_task("toyy")
+class TestLoadTask:
+    """`load_task` and `task_spec`."""
+
+    def test_by_name(self, install: Install) -> None:
+        """A task is made by its name; an unknown one is answered with the known."""
+        install("toy-dist", TASK, group="tasks")
+        assert registry.load_task("toy").gen_length == 32
+        with pytest.raises(UsageError, match=r"task: got 'toyy', expected one of .*; did you mean 'toy'\?"):
+            registry.load_task("toyy")
+
+    def test_parameters(self, install: Install) -> None:
+        """The fields of a task's dataclass are its parameters, and its spec makes an equal task again."""
+        install("toy-dist", PARAMETRIC, group="tasks")
+        task = registry.load_task("toy:shots=2,word=x")
+        assert (task.word, task.shots, task.form, task.data_dir) == ("x", 2, "base", None)  # type: ignore[attr-defined]
+        assert registry.task_spec(task) == "toy:shots=2,word=x"
+        assert registry.load_task(registry.task_spec(task)) == task
+        with pytest.raises(UsageError, match=r"task 'toy': parameter: got 'shot', .*did you mean 'shots'\?"):
+            registry.load_task("toy:word=x,shot=2")
+        with pytest.raises(UsageError, match=r"task 'toy': shots: got 9, expected less"):
+            registry.load_task("toy:word=x,shots=9")
+
+    def test_a_word_for_the_required_parameter(self, install: Install) -> None:
+        """What stands behind a second colon is the required parameter; a task without one has no use for it."""
+        install("toy-dist", PARAMETRIC, group="tasks")
+        assert registry.load_task("toy:x:shots=2") == registry.load_task("toy:word=x,shots=2")
+        assert registry.load_task("toy:x").name == "toy:x"
+        with pytest.raises(UsageError, match=r"got no 'word', expected word=text"):
+            registry.load_task("toy")
+        with pytest.raises(UsageError, match=r"got 'mini-math:x', expected mini-math without ':x'"):
+            registry.load_task("mini-math:x")
+
+    def test_what_is_filled_in(self, install: Install, tmp_path: Path) -> None:
+        """The form for a host that chats and the data folder are filled in where the user wrote none."""
+        install("toy-dist", PARAMETRIC, group="tasks")
+        task = registry.load_task("toy:x", chat=True, data_dir=tmp_path)
+        assert (task.form, task.data_dir) == ("instruct", str(tmp_path))  # type: ignore[attr-defined]
+        assert registry.task_spec(task) == "toy:form=instruct,word=x"
+        assert registry.load_task("toy:x:form=base", chat=True).form == "base"  # type: ignore[attr-defined]
+        assert registry.load_task("mini-math", chat=True, data_dir=tmp_path).name == "mini-math"
 
 
 def test_load_host(install: Install) -> None:
     """A host gets its parameters as text, and where and how to compute."""
     install("toy-dist", HOST, group="hosts", attr="load")
-    got = registry.load_host("toy:weights=/a:b", device="cpu", dtype="float32")
-    assert got == ({"weights": "/a:b"}, "cpu", "float32")  # type: ignore[comparison-overlap]
+    got = registry.load_host("toy:weights=/a:b", device="cpu", revision="main")
+    wanted = HostRequest("toy", {"weights": "/a:b"}, device="cpu", revision="main")
+    assert got == wanted  # type: ignore[comparison-overlap]
     with pytest.raises(UsageError, match=r"model: got 'toyy', expected one of .*; did you mean 'toy'\?"):
-        registry.load_host("toyy", device="cpu", dtype="float32")
+        registry.load_host("toyy")

@@ -72,9 +72,9 @@ class TestRecords:
         order: list[str] = []
         run_batch = runner._run_batch
 
-        def watch(host: Any, plan: Any, cell: Any, *rest: Any) -> None:
+        def watch(job: Any, cell: Any, *rest: Any) -> None:
             order.append(cell.writer.manifest.strategy.spec)
-            run_batch(host, plan, cell, *rest)
+            run_batch(job, cell, *rest)
 
         monkeypatch.setattr(runner, "_run_batch", watch)
         execute(tmp_path, task=["analytic-copy"], limit=4)
@@ -139,9 +139,9 @@ class TestResume:
         """Records of an unknown schema version are refused and left as they are."""
         execute(tmp_path)
         path = next(tmp_path.rglob("samples.jsonl"))
-        path.write_text(path.read_text().replace('"schema_version": 2', '"schema_version": 7'))
+        path.write_text(path.read_text().replace('"schema_version": 3', '"schema_version": 7'))
         before = path.read_bytes()
-        with pytest.raises(RecordError, match=r"schema_version.*7.*expected 2"):
+        with pytest.raises(RecordError, match=r"schema_version.*7.*expected 3"):
             execute(tmp_path, limit=7)
 
         assert path.read_bytes() == before
@@ -226,8 +226,8 @@ class TestFaults:
         """Items of different tasks keep their own prompts, even under the same doc_id."""
         load_task = runner.load_task
 
-        def renamed(name: str) -> Any:
-            task = load_task(name)
+        def renamed(name: str, **how: Any) -> Any:
+            task = load_task(name, **how)
             items = [replace(item, doc_id=item.doc_id.rpartition("/")[2]) for item in task.items()]
             monkeypatch.setattr(task, "items", lambda: items)
             return task
@@ -256,9 +256,9 @@ class TestFaults:
         sizes: list[tuple[int, int]] = []
         run_batch = runner._run_batch
 
-        def watch(host: Any, plan: Any, cell: Any, batch: Any, *rest: Any) -> None:
+        def watch(job: Any, cell: Any, batch: Any, *rest: Any) -> None:
             sizes.append((cell.batch_size, len(batch)))
-            run_batch(host, plan, cell, batch, *rest)
+            run_batch(job, cell, batch, *rest)
 
         monkeypatch.setattr(runner, "_run_batch", watch)
         execute(tmp_path, task=["analytic-copy"], strategy=["threshold"], batch_size=[3, 4], limit=12)

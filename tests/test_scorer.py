@@ -16,7 +16,7 @@ from torch import Tensor
 
 from l2pd_bench.errors import UsageError
 from l2pd_bench.hosts.analytic import AnalyticHost
-from l2pd_bench.hosts.base import CausalModel, CausalSession
+from l2pd_bench.hosts.base import CausalModel, CausalSession, HostRequest
 from l2pd_bench.hosts.mini import COMPANION, MiniHost, MiniTokenizer, load, read_model
 from l2pd_bench.scorer import BatchScorer, load_scorer
 from l2pd_bench.strategies.base import StepView
@@ -36,7 +36,7 @@ class Case(NamedTuple):
 def companion(mini: MiniHost) -> Case:
     """The companion of `mini`."""
     path = Path(__file__).parents[1] / "bench" / "hosts" / COMPANION
-    network = read_model(path, device="cpu", dtype="float32")
+    network = read_model(path, device=torch.device("cpu"), dtype=torch.float32)
     return Case(load_scorer(None, mini), lambda ids: network(ids[None])[0])
 
 
@@ -174,7 +174,7 @@ def test_nothing_final_is_read_twice(companion: Case, mini: MiniHost) -> None:
 
 def test_dtype_follows_the_host() -> None:
     """A scorer computes in its host's dtype, and its logits are float32 all the same."""
-    host = load({}, device="cpu", dtype="bfloat16")
+    host = load(HostRequest("mini", device="cpu", dtype="bfloat16"))
     scorer = BatchScorer(load_scorer(None, host), [0], 20, lambda flops: None)
     with torch.inference_mode():
         logits = scorer.score(view_of(torch.full((1, 20), 7), 10, (0,)), torch.full((1, 5), 8))

@@ -14,7 +14,7 @@ from l2pd_bench.report.board import Row, Section
 from l2pd_bench.report.pairing import Speedup
 from l2pd_bench.stats import Interval
 
-MISSING = "\N{EN DASH}"
+MISSING, UNGRADED = "\N{EN DASH}", "n/a"
 STRATEGY = "strategy"
 NOT_DEPLOYABLE = "\N{DAGGER}"
 NOT_DEPLOYABLE_LEGEND = "not deployable: it goes by what is not known when decoding, and is not ranked"
@@ -96,6 +96,8 @@ def _factor(speedup: Speedup | None) -> float | None:
 
 
 def _delta(row: Row) -> str:
+    if not row.run.manifest.graded:
+        return UNGRADED
     if row.is_baseline:
         return "base"
     return f"{row.delta.points:+.1f}" if row.delta else MISSING
@@ -127,7 +129,7 @@ COLUMNS = (
     Column(
         "acc. %",
         "mean score of the task, over the 95 % Wilson interval of the share of right answers",
-        lambda row: _fixed(row.accuracy, 1),
+        lambda row: _fixed(row.accuracy, 1) if row.run.manifest.graded else UNGRADED,
         "95 %",
         lambda row: _interval(row.accuracy_interval, 1),
         value=lambda row: row.accuracy,

@@ -65,8 +65,9 @@ def _row(
 ) -> Row:
     done = [s for s in run.samples if s.status == "ok"]
     timed = list(pairing.timed(run).values())
-    accuracy = stats.mean([100 * pairing.score(s) for s in run.samples])
-    interval = stats.wilson(sum(map(pairing.correct, run.samples)), len(run.samples))
+    graded = run.samples if run.manifest.graded else ()
+    accuracy = stats.mean([100 * pairing.score(s) for s in graded])
+    interval = stats.wilson(sum(map(pairing.correct, graded)), len(graded))
     strategy = run.manifest.strategy
     same = [other for other in decoded if other.manifest.strategy.spec == strategy.spec and other is not run]
     nearest = _nearest(run, same)
@@ -81,7 +82,7 @@ def _row(
         untimed=0 if derived else len(done) - len(timed),
         accuracy=accuracy,
         accuracy_interval=interval and stats.Interval(100 * interval.low, 100 * interval.high),
-        delta=pairing.delta(baseline, run) if baseline else None,
+        delta=pairing.delta(baseline, run) if baseline and graded else None,
         tps=stats.ratio([(s.tokens.net, s.seconds.decode) for s in timed]),
         speedup=pairing.speedup(baseline, run) if baseline else None,
         reference_speedup=pairing.speedup(reference, run) if reference else None,

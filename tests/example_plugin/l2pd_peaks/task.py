@@ -16,6 +16,7 @@ class Anagram:
     stop: tuple[str, ...] = ()
     prompt_format = "plain"
     few_shot = 0
+    grading = "the same letters"
 
     def items(self) -> Sequence[Item]:
         """One question for each word."""
