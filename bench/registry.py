@@ -147,7 +147,8 @@ def load_host(text: str, **options: str | None) -> Host:
         return host
     from l2pd_bench.hosts.checkpoint import locate
 
-    found = locate(name, options.pop("revision", None))
+    has_weights = options.get("weights") != "random"
+    found = locate(name, options.pop("revision", None), weights=has_weights)
     if found.model_type not in _entry_points("hosts"):
         kinds = ", ".join(sorted(_entry_points("hosts")))
         raise UsageError(

@@ -15,8 +15,8 @@ from l2pd_bench.registry import load_task
 from l2pd_bench.tasks.base import Item, Program
 from l2pd_bench.tasks.mbpp import Mbpp, _item
 
-# Reference programs that fail their own tests, with the reason.
-FAILING = {"mbpp/123": "it needs more than the 5 s of processor time that a program has"}
+# Reference programs that may fail their own tests, with the reason.
+FAILING = {"mbpp/123": "it needs about the 5 s of processor time that a program has; a fast machine is done in less"}
 
 
 def passed(made: list[Program]) -> list[bool]:
@@ -36,9 +36,7 @@ def test_reference_programs() -> None:
         assert {item.doc_id for item in items} >= {"mbpp/367", "mbpp/927"}  # those with a set-up
     task = Mbpp(data_dir=folder)
     outcomes = passed([task.grade(item, item.reference) for item in items])
-    assert {item.doc_id for item, ok in zip(items, outcomes, strict=True) if not ok} == {
-        name for name in FAILING if name in {item.doc_id for item in items}
-    }
+    assert {item.doc_id for item, ok in zip(items, outcomes, strict=True) if not ok} <= set(FAILING)
 
 
 def test_programs_of_other_items() -> None:
