@@ -104,3 +104,26 @@ def write_all(folder: Path) -> str:
     write_lines(folder / "HumanEval.jsonl", humaneval_rows(22))
     write_lines(folder / "mbpp.jsonl", mbpp_rows())
     return str(folder)
+
+
+TRIVIA = [
+    {"question": f"Who is {i}", "question_id": str(i), "answer": {"aliases": [f"Ann {i}", f"Bob {i}"], "value": "Ann"}}
+    for i in range(4)
+]
+BOOLEANS = [{"input": "not True is", "target": "False"}, {"input": "not False is", "target": "True"}]
+
+
+def write_lm_eval(folder: Path) -> Path:
+    """A folder with invented items of some of lm-eval's tasks, in files that are named as they should be."""
+    for name in ("gsm8k", "gsm8k_cot_zeroshot"):
+        write_lines(folder / f"{name}_test.jsonl", gsm8k_rows(12, seed=1))
+    write_lines(folder / "gsm8k_train.jsonl", gsm8k_rows(40, seed=2))
+    for name in ("humaneval", "humaneval_instruct"):
+        write_lines(folder / f"{name}_test.jsonl", humaneval_rows(3))
+    for name in ("mbpp", "mbpp_instruct"):
+        write_lines(folder / f"{name}_test.jsonl", mbpp_rows()[10:13])
+    write_lines(folder / "minerva_math500_test.jsonl", math_rows(5))
+    write_lines(folder / "triviaqa_validation.jsonl", TRIVIA)
+    write_lines(folder / "bbh_cot_fewshot_boolean_expressions_test.jsonl", BOOLEANS)
+    write_lines(folder / "wmt16-de-en_test.jsonl", [{"translation": {"en": "a", "de": "b"}}])
+    return folder

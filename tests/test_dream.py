@@ -184,6 +184,7 @@ def test_a_chat_prompt_is_the_template_once(host: PretrainedHost) -> None:
         host.render([{"role": "user", "content": "what is 3 times 4?"}, {"role": "assistant", "content": "12"}]) == text
     )
     assert [prompt.count(i) for i in ids.values()] == [0, 3, 2, 0, 0]
+    assert host.encode("what is 3 times 4?", "\n12\n") == host.tokens.encode(f"{text[:-2]}\n12\n")  # not trimmed
 
 
 def test_a_plain_prompt_begins_with_the_first_token(host: PretrainedHost) -> None:

@@ -157,6 +157,8 @@ def test_a_chat_prompt_is_the_template_once(host: PretrainedHost) -> None:
     )
     assert [prompt.count(ids[token]) for token in ("<|startoftext|>", "<|start_header_id|>", "<|eot_id|>")] == [1, 2, 1]
     assert host.decode(prompt).endswith("assistant\n\n12")
+    # The template trims every turn, so lm-eval's prompts for this model have what the answer begins with trimmed, too.
+    assert host.encode("what is 3 times 4?", "\n12\n") == prompt
 
 
 def test_a_plain_prompt_has_nothing_added(host: PretrainedHost) -> None:

@@ -80,7 +80,8 @@ class PretrainedHost:
         """Prompt ids: of a chat as rendered, or of the text as it is, behind the family's first token if it has one."""
         if self.is_chat if chat is None else chat:
             turns = [{"role": "user", "content": prompt}]
-            return self.encode_rendered(self.render(turns) + prefix)
+            turns += [{"role": "assistant", "content": prefix}] if prefix else []
+            return self.encode_rendered(self.render(turns))
         ids = self.encode_rendered(prompt + prefix)
         first = self.tokens.bos_id if self.family.plain_bos else None
         return ids if first is None else [first, *ids]
@@ -89,8 +90,7 @@ class PretrainedHost:
         """A chat as text, in the template of the checkpoint."""
         if not self.tokens.has_template:
             raise UsageError(f"chat: got no template in {self.tokens.where}, expected one; use --model NAME:chat=false")
-        begun = messages[-1]["content"] if messages and messages[-1]["role"] == "assistant" else None
-        return self.tokens.template(messages if begun is None else messages[:-1]) + (begun or "")
+        return self.tokens.template(messages)
 
     def encode_rendered(self, text: str) -> list[int]:
         """The ids of a text, special tokens it spells out included.

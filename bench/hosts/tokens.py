@@ -35,7 +35,7 @@ class Tokens(Protocol):
     pad_id: int | None
 
     def template(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """A chat (of "role" and "content") as text, up to where the answer begins."""
+        """A chat (of "role" and "content") as text, up to where the answer begins, or goes on."""
         ...
 
     def encode(self, text: str) -> list[int]:
@@ -76,9 +76,15 @@ class FileTokens:
         self._check(folder / SETTINGS)
 
     def template(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """See `Tokens.template`; the template of LLaDA begins the answer whether it is asked to or not."""
+        """See `Tokens.template`; the template of LLaDA begins the answer whether it is asked to or not.
+
+        What an answer begins with is cut out of the rendered turn by transformers, so that it
+        is trimmed where the template trims, as in lm-eval.
+        """
+        is_begun = bool(messages) and messages[-1]["role"] == "assistant"
+        how = {"continue_final_message": True} if is_begun else {"add_generation_prompt": True}
         try:
-            text: str = self.raw.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
+            text: str = self.raw.apply_chat_template(list(messages), tokenize=False, **how)
         except Exception as error:  # a template can raise what it likes
             roles = ", ".join(message["role"] for message in messages) or "nobody"
             raise UsageError(
