@@ -43,7 +43,8 @@ def print_lists(kinds: Sequence[str], console: Console) -> None:
         for row in rows(kind):
             about = Text(row.get("error") or row["summary"], style="red" if row.get("error") else "")
             for parameter in row.get("parameters", []):
-                about.append(f"\n  {parameter['name']}={parameter['default']}", style="cyan")
+                default = "" if parameter["default"] is None else f"={parameter['default']}"
+                about.append(f"\n  {parameter['name']}{default}", style="cyan")
                 about.append(f"  {parameter['expected']}", style="dim")
             origin = [row["distribution"]] if kind != "caches" else []
             table.add_row(row["name"], about, *origin)
