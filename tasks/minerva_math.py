@@ -58,6 +58,7 @@ class Math:
     name: ClassVar[str] = "math"
     gen_length: ClassVar[int] = 256
     stop: ClassVar[tuple[str, ...]] = ("Problem:",)
+    source: ClassVar[Source] = MATH
     form: str = "base"
     data_dir: str | None = None
     shots: int = 4
@@ -87,7 +88,7 @@ class Math:
         return common.hash_items(self.items())
 
     def items(self) -> Sequence[Item]:
-        """The test split, subject by subject; an item is named after its place in it."""
+        """The test split (of all, subject by subject); an item is named after its place in it."""
         return self._items
 
     def grade(self, item: Item, text: str) -> Verdict:
@@ -96,7 +97,7 @@ class Math:
 
     @cached_property
     def _items(self) -> list[Item]:
-        return _items(self.name, MATH, self.data_dir, self.shots)
+        return _items(self.name, self.source, self.data_dir, self.shots)
 
     @cached_property
     def _grade(self) -> Grade:
@@ -104,58 +105,11 @@ class Math:
 
 
 @dataclass(frozen=True)
-class Math500:
-    """MATH-500: 500 of the problems of MATH, as `math` asks and grades them.
-
-    See `math` for the parameters.
-    """
+class Math500(Math):
+    """MATH-500: 500 of the problems of MATH, as `math` asks and grades them."""
 
     name: ClassVar[str] = "math500"
-    gen_length: ClassVar[int] = 256
-    stop: ClassVar[tuple[str, ...]] = ("Problem:",)
-    form: str = "base"
-    data_dir: str | None = None
-    shots: int = 4
-    filter: str = "math-verify"
-
-    def __post_init__(self) -> None:
-        _require(self.form, self.shots, self.filter)
-
-    @property
-    def prompt_format(self) -> str:
-        """See `Task.prompt_format`."""
-        return common.prompt_format(self.form)
-
-    @property
-    def few_shot(self) -> int:
-        """See `Task.few_shot`."""
-        return self.shots
-
-    @property
-    def grading(self) -> str:
-        """See `Task.grading`."""
-        return _grading(self.filter)
-
-    @cached_property
-    def data_hash(self) -> str:
-        """See `Task.data_hash`."""
-        return common.hash_items(self.items())
-
-    def items(self) -> Sequence[Item]:
-        """The 500 problems; an item is named after its line."""
-        return self._items
-
-    def grade(self, item: Item, text: str) -> Verdict:
-        """Compare the answer that the filter finds in the text with the solution's."""
-        return self._grade(item, text)
-
-    @cached_property
-    def _items(self) -> list[Item]:
-        return _items(self.name, MATH500, self.data_dir, self.shots)
-
-    @cached_property
-    def _grade(self) -> Grade:
-        return _grader(self.filter)
+    source: ClassVar[Source] = MATH500
 
 
 def _require(form: str, shots: int, chosen: str) -> None:
