@@ -41,17 +41,29 @@ def of_object(thing: object) -> Outline:
 
 def of_source(source: str, name: str) -> Outline | None:
     """The outline of the class or function `name` from its source, None if it has to be imported."""
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
-            if isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(d) for d in node.decorator_list):
-                return _of_dataclass(node)
-            return Outline(_first_line(ast.get_docstring(node)))
-    return None
-
-
-def _of_dataclass(node: ast.ClassDef) -> Outline | None:
-    if any(ast.unparse(base) != "Strategy" for base in node.bases):  # fields may be inherited
+    named = {n.name: n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+    node = named.get(name)
+    if node is None:
         return None
+    summary = _first_line(ast.get_docstring(node))
+    if not (isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(d) for d in node.decorator_list)):
+        return Outline(summary)
+    inherited: tuple[Parameter, ...] = ()
+    for base in map(ast.unparse, node.bases):
+        if base == "Strategy":  # which has no fields
+            continue
+        above = of_source(source, base)
+        if above is None:  # of another module: its fields are not seen here
+            return None
+        inherited += above.parameters
+    own = _of_dataclass(node)
+    if own is None or {p.name for p in inherited} & {p.name for p in own}:
+        return None
+    return Outline(summary, (*inherited, *own))
+
+
+def _of_dataclass(node: ast.ClassDef) -> tuple[Parameter, ...] | None:
+    """The fields of a class's own body."""
     found = []
     for field in node.body:
         if isinstance(field, ast.AnnAssign) and not ast.unparse(field.annotation).startswith("ClassVar"):
@@ -60,7 +72,7 @@ def _of_dataclass(node: ast.ClassDef) -> Outline | None:
                 found.append(_parameter(ast.unparse(field.target), ast.unparse(field.annotation), default))
             except ValueError:  # a default that is computed, or a type that is spelled in another way
                 return None
-    return Outline(_first_line(ast.get_docstring(node)), tuple(found))
+    return tuple(found)
 
 
 def _of_field(field: dataclasses.Field[object], hint: object) -> Parameter:
