@@ -17,7 +17,8 @@ import typer
 from l2pd_bench import __version__
 from l2pd_bench.cli_filter import filter_app
 from l2pd_bench.cli_mini import mini_app
-from l2pd_bench.errors import BenchError, UsageError
+from l2pd_bench.cli_report import report, show
+from l2pd_bench.errors import BenchError
 
 app = typer.Typer(
     help="The referee for decoding strategies of diffusion language models.",
@@ -28,15 +29,6 @@ app = typer.Typer(
 )
 app.add_typer(mini_app, name="mini")
 app.add_typer(filter_app, name="filter")
-
-
-class Format(StrEnum):
-    """What a report can be written as."""
-
-    rich = "rich"
-    markdown = "markdown"
-    csv = "csv"
-    json = "json"
 
 
 class Kind(StrEnum):
@@ -151,39 +143,10 @@ def run(
     words = shlex.join(["l2pd-bench", *(word for word in sys.argv[1:] if word != "--restart")])
     command = words.encode("utf-8", "replace").decode()  # a word that is no text cannot stand in a record
     outcome = execute(plan, command=command, restart=restart)
-    _show(outcome.folders)
+    show(outcome.folders)
     if outcome.message:
         print(outcome.message, file=sys.stderr)
     raise typer.Exit(outcome.exit_code)
-
-
-@app.command()
-def report(
-    results: Annotated[Path, typer.Argument(help="A folder of records, or one run's folder.")] = Path("runs"),
-    format: Annotated[Format, typer.Option(help="What to write.")] = Format.rich,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
-) -> None:
-    """Make the leaderboard from records."""
-    from l2pd_bench.records import load_runs
-    from l2pd_bench.report import RENDERERS
-    from l2pd_bench.report.model import make_board
-
-    board = make_board(load_runs(results))
-    if format is Format.rich:
-        if output is not None:
-            raise UsageError(
-                "output: 'rich' is for the terminal; choose --format markdown, csv or json to write a file"
-            )
-        _print_board(board)
-        return
-    text = RENDERERS[format.value](board)
-    if output is None:
-        print(text, end="")
-        return
-    try:
-        output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"output: {output} cannot be written ({error.strerror}); choose another file") from error
 
 
 @app.command()
@@ -219,8 +182,11 @@ def score(
         all_agree = all_agree and (scored.folder is not None or not scored.changed)
         written += [scored.folder] if scored.folder else []
     if written:
-        _show(written)
+        show(written)
     raise typer.Exit(0 if all_agree else 1)
+
+
+app.command()(report)
 
 
 @app.command(name="list")
@@ -281,18 +247,3 @@ def bench(
 
     figures = benchmark.measure(what, rounds)
     print(benchmark.as_json(figures) if as_json else benchmark.as_text(figures))
-
-
-def _show(folders: list[Path]) -> None:
-    from l2pd_bench.records import read_run
-    from l2pd_bench.report.model import make_board
-
-    _print_board(make_board([run for folder in folders if (run := read_run(folder)) is not None]))
-
-
-def _print_board(board: object) -> None:
-    from rich.console import Console
-
-    from l2pd_bench.report import print_board
-
-    print_board(board, Console())  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from l2pd_bench import stats
 from l2pd_bench.records import Run
 from l2pd_bench.report.pairing import Delta, Speedup
 from l2pd_bench.specs import Scalar
+from l2pd_bench.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -24,15 +25,19 @@ class Row:
     derived: bool  # chosen from the samples of other rows, so that it has no seconds
     errors: int  # samples that ended in an error: wrong for accuracy, left out elsewhere
     untimed: int  # samples without valid times: left out of tps, latency, overhead and speedup
+    invalid: tuple[str, ...]  # why it is not to be trusted; empty: VALID
+    verdict: Verdict | None  # beside the baseline, in words
     accuracy: float | None
     accuracy_interval: stats.Interval | None
     delta: Delta | None
     tps: float | None
+    tps_interval: stats.Interval | None
     speedup: Speedup | None
     reference_speedup: Speedup | None
     tps_answer: float | None  # the same with other counters, for parity with papers
     tps_gross: float | None
     tpf: float | None
+    tpf_interval: stats.Interval | None
     nfe_full: float | None  # means per sample
     nfe_window: float | None
     nfe_auxiliary: float | None
@@ -70,6 +75,34 @@ class Row:
         """Whether the run is complete; only such rows can be the best of a section."""
         return self.run.manifest.status == "finished"
 
+    @property
+    def ranked(self) -> bool:
+        """Whether it competes: deployable, complete and VALID."""
+        return self.deployable and self.finished and not self.invalid
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One strategy at several values of its speed knob, slowest first."""
+
+    name: str  # its spec without the knob
+    knob: str  # the parameter that differs
+    rows: tuple[Row, ...]
+    y_max: float  # percent: the baseline's accuracy, to which AUP is pinned
+    aup_tpf: float | None
+    aup_tps: float | None
+    pbx: tuple[tuple[int, float | None], ...]  # (x, best TPF with at least x percent of the baseline's accuracy)
+    iso_speedup: float | None  # speedup at the baseline's accuracy, between two values by straight line
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """The rows that no other one beats in both accuracy and speed, fastest first; and the curves behind them."""
+
+    by_tps: tuple[Row, ...]
+    by_tpf: tuple[Row, ...]
+    curves: tuple[Curve, ...]
+
 
 @dataclass(frozen=True)
 class Section:
@@ -80,6 +113,7 @@ class Section:
     protocol_hash: str
     rows: tuple[Row, ...]
     remarks: tuple[str, ...]
+    frontier: Frontier | None = None  # where there are at least two rows to choose from
 
     @property
     def one_machine(self) -> bool:
