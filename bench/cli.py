@@ -5,7 +5,6 @@ Everything heavy is imported inside the commands, so that `--help` and `list` ar
 
 from __future__ import annotations
 
-import shlex
 import sys
 from enum import StrEnum
 from io import TextIOWrapper
@@ -15,6 +14,7 @@ from typing import Annotated
 import typer
 
 from l2pd_bench import __version__
+from l2pd_bench import cli_options as opt
 from l2pd_bench.cli_filter import filter_app
 from l2pd_bench.cli_mini import mini_app
 from l2pd_bench.cli_report import report, show
@@ -69,44 +69,29 @@ def _root(
 @app.command()
 def run(
     suite: Annotated[str | None, typer.Argument(help="A named suite; options override what it says.")] = None,
-    strategy: Annotated[
-        list[str] | None, typer.Option(help="NAME, NAME:key=value,..., ./file.py:Class or package.module:Class.")
-    ] = None,
-    task: Annotated[list[str] | None, typer.Option(help="NAME, NAME:key=value,... or lm-eval:NAME.")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="A registered model, a checkpoint's folder, or a repository. [default: mini]")
-    ] = None,
-    cache: Annotated[list[str] | None, typer.Option(help="KV cache: none, prefix, dual. [default: none]")] = None,
-    eot: Annotated[list[str] | None, typer.Option(help="EoT policy: decode, stop, predict. [default: decode]")] = None,
-    gen_length: Annotated[list[int] | None, typer.Option(help="Masks to fill. [default: the task's]")] = None,
-    block_length: Annotated[int | None, typer.Option(help="Masks of one block. [default: 32]")] = None,
-    batch_size: Annotated[list[int] | None, typer.Option(help="Samples decoded together. [default: 1]")] = None,
-    temperature: Annotated[float | None, typer.Option(help="0 is greedy. [default: 0]")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of everything that is drawn. [default: 0]")] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many items of each task.")] = None,
-    ids: Annotated[list[str] | None, typer.Option(help="Only the items of these names, such as HumanEval/7.")] = None,
-    subset: Annotated[int | None, typer.Option(help="Only so many items, scattered, always the same.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="A folder of item files. [default: the hub's]")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ... [default: cuda if there is one]")] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(help="float32, bfloat16, float16. [default: float32; of a checkpoint on a GPU bfloat16]"),
-    ] = None,
-    revision: Annotated[str | None, typer.Option(help="Of a repository: branch, tag or commit.")] = None,
-    attention: Annotated[
-        str | None, typer.Option("--attn", help="sdpa, sdpa-flash, sdpa-math, ... [default: sdpa, torch chooses]")
-    ] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="random: a model's shape without its checkpoint, to measure speed.")
-    ] = None,
-    sandbox: Annotated[
-        str | None, typer.Option(help="Of generated code: bwrap, landlock. [default: the first that works here]")
-    ] = None,
-    unsafe_code: Annotated[
-        bool, typer.Option("--unsafe-code", help="Run generated code also where no sandbox works.")
-    ] = False,
-    output: Annotated[Path | None, typer.Option(help="The folder of records. [default: runs]")] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Set existing records of this run aside.")] = False,
+    strategy: opt.Strategies = None,
+    task: opt.Tasks = None,
+    model: opt.Model = None,
+    cache: opt.Caches = None,
+    eot: opt.EotPolicies = None,
+    gen_length: opt.GenLengths = None,
+    block_length: opt.BlockLength = None,
+    batch_size: opt.BatchSizes = None,
+    temperature: opt.Temperature = None,
+    seed: opt.Seed = None,
+    limit: opt.Limit = None,
+    ids: opt.Ids = None,
+    subset: opt.Subset = None,
+    data_dir: opt.DataDir = None,
+    device: opt.Device = None,
+    dtype: opt.Dtype = None,
+    revision: opt.Revision = None,
+    attention: opt.Attention = None,
+    weights: opt.Weights = None,
+    sandbox: opt.Sandbox = None,
+    unsafe_code: opt.UnsafeCode = False,
+    output: opt.Output = None,
+    restart: opt.Restart = False,
 ) -> None:
     """Decode tasks with strategies, every combination of the repeatable options; then show the board.
 
@@ -140,9 +125,7 @@ def run(
         "output": output,
     }
     plan = make_plan(suite, {name: value for name, value in options.items() if value is not None})
-    words = shlex.join(["l2pd-bench", *(word for word in sys.argv[1:] if word != "--restart")])
-    command = words.encode("utf-8", "replace").decode()  # a word that is no text cannot stand in a record
-    outcome = execute(plan, command=command, restart=restart)
+    outcome = execute(plan, command=opt.command_line(sys.argv), restart=restart)
     show(outcome.folders)
     if outcome.message:
         print(outcome.message, file=sys.stderr)

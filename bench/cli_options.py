@@ -1,0 +1,54 @@
+"""The options of a run, described once for every command that makes runs.
+
+Each is a type for the signature of a command; what it means, `plan.py` says. An option
+that was not given is None, so that a suite's word counts.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Strategies = Annotated[
+    list[str] | None, typer.Option(help="NAME, NAME:key=value,..., ./file.py:Class or package.module:Class.")
+]
+Tasks = Annotated[list[str] | None, typer.Option(help="NAME, NAME:key=value,... or lm-eval:NAME.")]
+Model = Annotated[
+    str | None, typer.Option(help="A registered model, a checkpoint's folder, or a repository. [default: mini]")
+]
+Caches = Annotated[list[str] | None, typer.Option(help="KV cache: none, prefix, dual. [default: none]")]
+EotPolicies = Annotated[list[str] | None, typer.Option(help="EoT policy: decode, stop, predict. [default: decode]")]
+GenLengths = Annotated[list[int] | None, typer.Option(help="Masks to fill. [default: the task's]")]
+BlockLength = Annotated[int | None, typer.Option(help="Masks of one block. [default: 32]")]
+BatchSizes = Annotated[list[int] | None, typer.Option(help="Samples decoded together. [default: 1]")]
+Temperature = Annotated[float | None, typer.Option(help="0 is greedy. [default: 0]")]
+Seed = Annotated[int | None, typer.Option(help="Of everything that is drawn. [default: 0]")]
+Limit = Annotated[int | None, typer.Option(help="Only the first so many items of each task.")]
+Ids = Annotated[list[str] | None, typer.Option(help="Only the items of these names, such as HumanEval/7.")]
+Subset = Annotated[int | None, typer.Option(help="Only so many items, scattered, always the same.")]
+DataDir = Annotated[Path | None, typer.Option(help="A folder of item files. [default: the hub's]")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, ... [default: cuda if there is one]")]
+Dtype = Annotated[
+    str | None,
+    typer.Option(help="float32, bfloat16, float16. [default: float32; of a checkpoint on a GPU bfloat16]"),
+]
+Revision = Annotated[str | None, typer.Option(help="Of a repository: branch, tag or commit.")]
+Attention = Annotated[
+    str | None, typer.Option("--attn", help="sdpa, sdpa-flash, sdpa-math, ... [default: sdpa, torch chooses]")
+]
+Weights = Annotated[str | None, typer.Option(help="random: a model's shape without its checkpoint, to measure speed.")]
+Sandbox = Annotated[
+    str | None, typer.Option(help="Of generated code: bwrap, landlock. [default: the first that works here]")
+]
+UnsafeCode = Annotated[bool, typer.Option("--unsafe-code", help="Run generated code also where no sandbox works.")]
+Output = Annotated[Path | None, typer.Option(help="The folder of records. [default: runs]")]
+Restart = Annotated[bool, typer.Option("--restart", help="Set existing records of this run aside.")]
+
+
+def command_line(words: list[str]) -> str:
+    """The command of these words (of `sys.argv`) as a record tells it; repeated, it continues."""
+    told = shlex.join(["l2pd-bench", *(word for word in words[1:] if word != "--restart")])
+    return told.encode("utf-8", "replace").decode()  # a word that is no text cannot stand in a record
