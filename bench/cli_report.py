@@ -18,6 +18,7 @@ class Format(StrEnum):
     markdown = "markdown"
     csv = "csv"
     json = "json"
+    latex = "latex"
 
 
 def report(
@@ -32,11 +33,11 @@ def report(
     from l2pd_bench.report import RENDERERS, print_board
     from l2pd_bench.report.model import make_board
 
-    board = make_board(load_runs(results))
+    board = make_board(load_runs(results, whole=False))
     if format is Format.rich:
         if output is not None:
             raise UsageError(
-                "output: 'rich' is for the terminal; choose --format markdown, csv or json to write a file"
+                "output: 'rich' is for the terminal; choose --format markdown, csv, json or latex to write a file"
             )
         print_board(board, Console())
         return
@@ -58,4 +59,6 @@ def show(folders: list[Path]) -> None:
     from l2pd_bench.report import print_board
     from l2pd_bench.report.model import make_board
 
-    print_board(make_board([run for folder in folders if (run := read_run(folder)) is not None]), Console())
+    print_board(
+        make_board([run for folder in folders if (run := read_run(folder, whole=False)) is not None]), Console()
+    )

@@ -1,0 +1,111 @@
+"""A board as LaTeX tables, for a paper: needs the package booktabs and nothing else.
+
+A row takes two lines, the values over their details, so that a section fits the width of
+two columns. Remarks and legend are text behind the tables, free to be deleted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+from l2pd_bench.report.board import Board, Row, Section
+from l2pd_bench.report.columns import (
+    BEST_LEGEND,
+    COLUMNS,
+    NOT_DEPLOYABLE,
+    NOT_DEPLOYABLE_LEGEND,
+    STRATEGY,
+    STRATEGY_LEGEND,
+    Column,
+    best,
+    shown,
+)
+
+_SIGNS = {
+    **{c: f"\\{c}" for c in "{}_%&#$"},
+    **{"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"},
+    **{"<": "\\textless{}", ">": "\\textgreater{}", "|": "\\textbar{}", "`": "\\textasciigrave{}"},
+    **{"[": "{[}", "]": "{]}"},  # behind a line's end or an item they would begin an argument
+    **{"\N{EN DASH}": "\\textendash{}", "\N{EM DASH}": "\\textemdash{}", "\N{MINUS SIGN}": "$-$"},
+    **{"\N{DAGGER}": "\\dag{}", "\N{MULTIPLICATION SIGN}": "$\\times$", "\N{HORIZONTAL ELLIPSIS}": "\\ldots{}"},
+    **{"\N{LESS-THAN OR EQUAL TO}": "$\\le$", "\N{GREATER-THAN OR EQUAL TO}": "$\\ge$"},
+}
+_JOINING = "-',"  # two of them would make another sign
+
+
+def to_latex(board: Board) -> str:
+    """The whole board: one table per section, best values in bold, then remarks and legend."""
+    return "\n".join(_lines(board)) + "\n"
+
+
+def _lines(board: Board) -> Iterator[str]:
+    yield "% In the preamble: \\usepackage{booktabs}"
+    for note in board.notes:
+        yield from (f"\\noindent\\textbf{{Note:}} {_escaped(note)}", "")
+    for section in board.sections:
+        yield from (*_table(section), "")
+        if section.remarks:
+            yield f"\\noindent On Table~\\ref{{{_label(section)}}}:"
+            yield from _items(_escaped(remark) for remark in section.remarks)
+            yield ""
+    entries = [
+        ("bold", BEST_LEGEND),
+        (STRATEGY, STRATEGY_LEGEND),
+        (NOT_DEPLOYABLE, NOT_DEPLOYABLE_LEGEND),
+        *((column.title, column.legend) for column in COLUMNS),
+    ]
+    yield "\\noindent Legend:"
+    yield from _items(f"\\textbf{{{_escaped(word)}}}: {_escaped(text)}" for word, text in entries)
+
+
+def _table(section: Section) -> Iterator[str]:
+    columns = shown(section)
+    winners = [best(section, column) for column in columns]
+    yield from ("\\begin{table*}[tp]", "\\centering", "\\scriptsize", "\\setlength{\\tabcolsep}{2.5pt}")
+    yield from (f"\\caption{{{_escaped(section.title)}}}", f"\\label{{{_label(section)}}}")
+    yield from (f"\\begin{{tabular}}{{@{{}}l{'r' * len(columns)}@{{}}}}", "\\toprule")
+    yield _line([STRATEGY, *(_escaped(column.title) for column in columns)])
+    yield _line(["", *(_small(column.under) for column in columns)])
+    yield "\\midrule"
+    for index, row in enumerate(section.rows):
+        yield _line([_name(row), *(_cell(row, c, index in w) for c, w in zip(columns, winners, strict=True))])
+        yield _line(["", *(_small(column.detail(row)) for column in columns)])
+    yield from ("\\bottomrule", "\\end{tabular}", "\\end{table*}")
+
+
+def _name(row: Row) -> str:
+    return f"\\texttt{{{_escaped(row.spec)}}}" + ("" if row.deployable else f" {_escaped(NOT_DEPLOYABLE)}")
+
+
+def _cell(row: Row, column: Column, is_best: bool) -> str:
+    text = _escaped(column.text(row))
+    return f"\\textbf{{{text}}}" if is_best else text
+
+
+def _small(text: str) -> str:
+    return f"{{\\tiny {_escaped(text)}}}" if text else ""
+
+
+def _line(cells: list[str]) -> str:
+    return f"{' & '.join(cells)} \\\\"
+
+
+def _items(texts: Iterator[str]) -> Iterator[str]:
+    yield from ("\\begin{itemize}", *(f"\\item {text}" for text in texts), "\\end{itemize}")
+
+
+def _label(section: Section) -> str:
+    return f"tab:l2pd-{section.protocol_hash[:8]}"
+
+
+def _escaped(text: str) -> str:
+    """Text from a record: one line, and no command; a sign that plain LaTeX lacks is told by its number."""
+    plain = " ".join(text.split())
+    return "".join(("{}" if c == before and c in _JOINING else "") + _sign(c) for before, c in pairwise(f" {plain}"))
+
+
+def _sign(c: str) -> str:
+    if c in _SIGNS:
+        return _SIGNS[c]
+    return c if " " <= c <= "~" else f"{{[}}U+{ord(c):04X}{{]}}"
