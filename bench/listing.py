@@ -46,6 +46,8 @@ def print_lists(kinds: Sequence[str], console: Console) -> None:
                 default = "" if parameter["default"] is None else f"={parameter['default']}"
                 about.append(f"\n  {parameter['name']}{default}", style="cyan")
                 about.append(f"  {parameter['expected']}", style="dim")
+            if knob := row.get("knob"):
+                about.append(f"\n  sweep {knob['parameter']} over {', '.join(map(show, knob['values']))}", style="dim")
             origin = [row["distribution"]] if kind != "caches" else []
             table.add_row(row["name"], about, *origin)
         console.print(table)
@@ -61,6 +63,7 @@ def _row(entry: Entry) -> dict[str, Any]:
         "name": entry.name,
         "summary": entry.summary,
         "parameters": parameters,
+        "knob": entry.knob and {"parameter": entry.knob[0], "values": list(entry.knob[1])},
         "distribution": entry.distribution,
         "version": entry.version,
         "error": entry.error,

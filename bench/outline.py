@@ -1,4 +1,4 @@
-"""What can be said about a plugin's class or function: its summary and its parameters.
+"""What can be said about a plugin's class or function: its summary, its parameters, its speed knob.
 
 Two readers of the same facts. One asks the imported object. The other reads the source
 text without importing it, because a strategy imports torch and a listing should not
@@ -20,11 +20,15 @@ from l2pd_bench.specs import EXPECTED, Parameter
 KINDS: dict[str, type] = {"bool": bool, "int": int, "float": float, "str": str}
 
 
+Knob = tuple[str, tuple[int | float, ...]]  # a strategy's, without its module, which imports torch
+
+
 class Outline(NamedTuple):
-    """First line of the docstring, and the parameters that a spec may set."""
+    """First line of the docstring, the parameters that a spec may set, and which of them sets the speed."""
 
     summary: str
     parameters: tuple[Parameter, ...] = ()
+    knob: Knob | None = None
 
 
 def of_object(thing: object) -> Outline:
@@ -34,7 +38,8 @@ def of_object(thing: object) -> Outline:
         return Outline(summary)
     try:
         hints = typing.get_type_hints(thing)
-        return Outline(summary, tuple(_of_field(f, hints[f.name]) for f in dataclasses.fields(thing) if f.init))
+        parameters = tuple(_of_field(f, hints[f.name]) for f in dataclasses.fields(thing) if f.init)
+        return Outline(summary, parameters, _knob(getattr(thing, "knob", None)))
     except (NameError, ValueError) as error:
         raise PluginError(f"{thing.__qualname__}: {error}") from error
 
@@ -49,6 +54,7 @@ def of_source(source: str, name: str) -> Outline | None:
     if not (isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(d) for d in node.decorator_list)):
         return Outline(summary)
     inherited: tuple[Parameter, ...] = ()
+    knobs: list[Knob | None] = []
     for base in map(ast.unparse, node.bases):
         if base == "Strategy":  # which has no fields
             continue
@@ -56,10 +62,15 @@ def of_source(source: str, name: str) -> Outline | None:
         if above is None:  # of another module: its fields are not seen here
             return None
         inherited += above.parameters
+        knobs.append(above.knob)
     own = _of_dataclass(node)
     if own is None or {p.name for p in inherited} & {p.name for p in own}:
         return None
-    return Outline(summary, (*inherited, *own))
+    try:
+        knobs = [*_knobs_of_body(node), *knobs]
+    except ValueError:  # it is computed
+        return None
+    return Outline(summary, (*inherited, *own), next(filter(None, knobs), None))
 
 
 def _of_dataclass(node: ast.ClassDef) -> tuple[Parameter, ...] | None:
@@ -73,6 +84,31 @@ def _of_dataclass(node: ast.ClassDef) -> tuple[Parameter, ...] | None:
             except ValueError:  # a default that is computed, or a type that is spelled in another way
                 return None
     return tuple(found)
+
+
+def _knobs_of_body(node: ast.ClassDef) -> list[Knob | None]:
+    """The knob of a class's own body, where it has one: `knob: ClassVar[Knob] = Knob("tau", (0.9, 0.8))`."""
+    found = []
+    for line in node.body:
+        if isinstance(line, ast.AnnAssign) and ast.unparse(line.target) == "knob" and line.value is not None:
+            if not isinstance(line.value, ast.Call) or line.value.keywords:
+                raise ValueError("not written plainly")
+            found.append(_knob(tuple(ast.literal_eval(part) for part in line.value.args)))
+    return found
+
+
+def _knob(knob: Any) -> Knob | None:
+    """A knob as it was declared; ValueError if it is none."""
+    if knob is None:
+        return None
+    match knob:
+        case (str(parameter), tuple(values)) if len(values) > 1 and all(type(v) in (int, float) for v in values):
+            rising = sorted(set(values))
+            if list(values) in (rising, rising[::-1]):
+                return parameter, values
+    raise ValueError(
+        f"knob: got {knob!r}, expected Knob(parameter, values) with at least two numbers that only rise or only fall"
+    )
 
 
 def _of_field(field: dataclasses.Field[object], hint: object) -> Parameter:

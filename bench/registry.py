@@ -62,6 +62,7 @@ class Entry:
     value: str  # module:attribute
     summary: str = ""
     parameters: tuple[Parameter, ...] = ()
+    knob: outline.Knob | None = None
     error: str | None = None
 
 

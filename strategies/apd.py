@@ -38,7 +38,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from l2pd_bench.strategies.base import Context, Decision, Frontier, Select, StepView, Strategy
+from l2pd_bench.strategies.base import Context, Decision, Frontier, Knob, Select, StepView, Strategy
 from l2pd_bench.strategies.rules import require
 
 VARIANTS, SCHEDULES = ("paper", "release"), ("block", "native")
@@ -53,6 +53,7 @@ class Apd(Strategy):
     """
 
     name: ClassVar[str] = "apd"
+    knob: ClassVar[Knob] = Knob("R", (0.1, 0.3, 0.5, 0.7, 0.9))  # the paper's sweep of R
     R: float = 0.7
     W: int | None = 16
     M: int | None = 100

@@ -97,6 +97,13 @@ class Context:
     scorer: Callable[[str | None], Scorer] = _no_scorer
 
 
+class Knob(NamedTuple):
+    """The parameter that trades quality for speed, and its sensible values; a sweep tries them all."""
+
+    parameter: str
+    values: tuple[int | float, ...]  # from slow to fast
+
+
 class Strategy(Protocol):
     """A frozen dataclass of hyper-parameters and the rule that uses them.
 
@@ -108,6 +115,7 @@ class Strategy(Protocol):
     """
 
     name: ClassVar[str]
+    knob: ClassVar[Knob | None] = None  # its speed knob, if it has one
     uses_reference: ClassVar[bool] = False  # it is shown the baseline's decode: an oracle, on no ranking
 
     def frontier(self) -> Frontier | None:

@@ -26,7 +26,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from l2pd_bench.strategies.base import Context, Decision, Select, StepView, Strategy
+from l2pd_bench.strategies.base import Context, Decision, Knob, Select, StepView, Strategy
 from l2pd_bench.strategies.rules import best, require
 
 
@@ -35,6 +35,8 @@ class Credit(Strategy):
     """Threshold `tau` on logits raised by `alpha` log(1 + credit of earlier predictions) (CreditDecoding)."""
 
     name: ClassVar[str] = "credit"
+    # As for `threshold`, which it refines; dInfer has 0.9
+    knob: ClassVar[Knob] = Knob("tau", (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5))
     tau: float = 0.9
     alpha: float = 0.7
     beta: float = 0.8

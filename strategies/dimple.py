@@ -29,7 +29,7 @@ from typing import ClassVar
 
 import torch
 
-from l2pd_bench.strategies.base import Decision, StepView, Strategy
+from l2pd_bench.strategies.base import Decision, Knob, StepView, Strategy
 from l2pd_bench.strategies.rules import ORDERS, rank, require, score
 
 
@@ -38,6 +38,8 @@ class Dimple(Strategy):
     """Commit all above `tau`; if none, as many as a schedule of `k` per step demands, by `order` (Dimple)."""
 
     name: ClassVar[str] = "dimple"
+    # Around its README's 0.95, down to where `threshold` is swept
+    knob: ClassVar[Knob] = Knob("tau", (0.99, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5))
     tau: float = 0.95
     k: int = 1
     order: str = "confidence"

@@ -23,7 +23,7 @@ from typing import ClassVar
 import torch
 from torch.nn.functional import pad
 
-from l2pd_bench.strategies.base import Decision, StepView, Strategy
+from l2pd_bench.strategies.base import Decision, Knob, StepView, Strategy
 from l2pd_bench.strategies.rules import entropy, rank, require, score
 
 PROXIES = ("entropy", "confidence", "margin")
@@ -34,6 +34,8 @@ class EntropyBound(Strategy):
     """Commit the largest prefix, sorted by `order`, with sum(H) - max(H) <= `gamma` nats (EB-Sampler)."""
 
     name: ClassVar[str] = "entropy-bound"
+    # From d2Cache's default and PC-Sampler's upwards; the paper's own values are not known here
+    knob: ClassVar[Knob] = Knob("gamma", (0.001, 0.01, 0.03, 0.1, 0.3, 1.0))
     gamma: float = 0.01
     order: str = "entropy"
 

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import torch
 
-from l2pd_bench.strategies.base import Decision, StepView, Strategy
+from l2pd_bench.strategies.base import Decision, Knob, StepView, Strategy
 from l2pd_bench.strategies.rules import rank, require
 
 
@@ -25,6 +25,7 @@ class Factor(Strategy):
     """
 
     name: ClassVar[str] = "factor"
+    knob: ClassVar[Knob] = Knob("factor", (0.7, 1.0, 1.3, 1.6, 1.9))  # ParallelBench's sweep; Fast-dLLM's own is 1
     factor: float = 1.0
     compat: bool = False
 

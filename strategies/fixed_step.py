@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from l2pd_bench.strategies.base import Decision, StepView, Strategy
+from l2pd_bench.strategies.base import Decision, Knob, StepView, Strategy
 from l2pd_bench.strategies.rules import ORDERS, best, require, score
 
 
@@ -18,6 +18,7 @@ class FixedStep(Strategy):
     """Commit `k` tokens per step, best-scored first (LLaDA's reference sampler)."""
 
     name: ClassVar[str] = "fixed-step"
+    knob: ClassVar[Knob] = Knob("k", (1, 2, 4, 8, 16, 32))  # ParallelBench's grid of tokens per step
     k: int = 1
     order: str = "confidence"
 

@@ -31,7 +31,7 @@ from typing import ClassVar
 
 import torch
 
-from l2pd_bench.strategies.base import Context, Decision, Select, StepView, Strategy
+from l2pd_bench.strategies.base import Context, Decision, Knob, Select, StepView, Strategy
 from l2pd_bench.strategies.rules import best, require
 
 _FLOOR = 1e-12  # keeps log(0) finite
@@ -42,6 +42,7 @@ class Klass(Strategy):
     """Commit candidates above `tau` whose last `history` KL divergences are below `kl`, or the best (KLASS)."""
 
     name: ClassVar[str] = "klass"
+    knob: ClassVar[Knob] = Knob("tau", (0.9, 0.8, 0.7, 0.6))  # what the released settings range over
     tau: float = 0.6
     kl: float = 0.015
     history: int = 2

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from l2pd_bench.strategies.base import Context, Decision, Select, StepView, Strategy
+from l2pd_bench.strategies.base import Context, Decision, Knob, Select, StepView, Strategy
 from l2pd_bench.strategies.filter_file import read_filter, shipped_filter, shipped_filters
 from l2pd_bench.strategies.rules import best, require
 
@@ -27,6 +27,8 @@ class Learn2PD(Strategy):
     """Commit what a trained filter accepts with more than `tau`, and always the most confident one (Learn2PD)."""
 
     name: ClassVar[str] = "learn2pd"
+    # Around the authors' 0.96 (LLaDA) and 0.9 (Dream); no sweep is published
+    knob: ClassVar[Knob] = Knob("tau", (0.99, 0.98, 0.96, 0.93, 0.9, 0.8, 0.7))
     tau: float = 0.96
     filter: str | None = None  # a file made by `l2pd-bench filter train`; None: the one shipped for the model
 

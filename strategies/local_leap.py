@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from torch.nn.functional import max_pool1d
 
-from l2pd_bench.strategies.base import Decision, StepView, Strategy
+from l2pd_bench.strategies.base import Decision, Knob, StepView, Strategy
 from l2pd_bench.strategies.rules import best, require
 
 
@@ -26,6 +26,8 @@ class LocalLeap(Strategy):
     """Commit at `tau`, at `relaxed` within `radius` of what reaches `tau`, and always the best (LocalLeap)."""
 
     name: ClassVar[str] = "local-leap"
+    # From `threshold`, which it is where both are 0.9, past the released 0.75
+    knob: ClassVar[Knob] = Knob("relaxed", (0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5))
     tau: float = 0.9
     relaxed: float = 0.75
     radius: int = 4

@@ -30,7 +30,7 @@ from typing import ClassVar
 
 import torch
 
-from l2pd_bench.strategies.base import Context, Decision, Select, StepView, Strategy
+from l2pd_bench.strategies.base import Context, Decision, Knob, Select, StepView, Strategy
 from l2pd_bench.strategies.rules import best, rank, require
 
 
@@ -39,6 +39,7 @@ class Saber(Strategy):
     """Commit above the mean confidence of past commits, at least `n`, then empty what has sunk most (Saber)."""
 
     name: ClassVar[str] = "saber"
+    knob: ClassVar[Knob] = Knob("n", (1, 2, 4, 8, 16))  # the released code has 2
     n: int = 2
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from l2pd_bench.strategies.base import Decision, StepView, Strategy
+from l2pd_bench.strategies.base import Decision, Knob, StepView, Strategy
 from l2pd_bench.strategies.rules import best, require
 
 
@@ -14,6 +14,8 @@ class Threshold(Strategy):
     """Commit every candidate with confidence >= `tau`, and always the most confident one (Fast-dLLM)."""
 
     name: ClassVar[str] = "threshold"
+    # ParallelBench sweeps 1 to 0.5; Fast-dLLM's own is 0.9
+    knob: ClassVar[Knob] = Knob("tau", (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5))
     tau: float = 0.9
 
     def __post_init__(self) -> None:
