@@ -59,6 +59,5 @@ def show(folders: list[Path]) -> None:
     from l2pd_bench.report import print_board
     from l2pd_bench.report.model import make_board
 
-    print_board(
-        make_board([run for folder in folders if (run := read_run(folder, whole=False)) is not None]), Console()
-    )
+    runs = [run for folder in folders if (run := read_run(folder, whole=False)) is not None]
+    print_board(make_board(runs), Console())

@@ -106,7 +106,7 @@ def judge(rule: str, scope: str, score: Tensor, accepted: Tensor, label: Tensor)
 
 def roc_auc(score: Tensor, label: Tensor) -> float | None:
     """Area under the ROC curve of `score` (P,) for `label` (P,) bool, from ranks; None if one class is missing."""
-    from scipy.stats import rankdata  # type: ignore[import-untyped]
+    from scipy.stats import rankdata
 
     positives = int(label.sum())
     pairs = positives * (len(label) - positives)

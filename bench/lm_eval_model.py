@@ -27,10 +27,11 @@ from lm_eval.api.registry import register_model
 
 from l2pd_bench.errors import BenchError, UsageError
 from l2pd_bench.hosts.base import Host
+from l2pd_bench.job import Job
 from l2pd_bench.plan import Plan
 from l2pd_bench.records import read_run
 from l2pd_bench.registry import load_host, load_strategy
-from l2pd_bench.runner import Job, run_job
+from l2pd_bench.runner import run_job
 from l2pd_bench.schema import UNGRADED
 from l2pd_bench.tasks.base import Item, Verdict
 

@@ -1,18 +1,31 @@
 """What a `run` command asks for, checked before anything is loaded or written.
 
-A plan is a matrix: every strategy on every task under every setting. It comes from a
-named suite, from options, or from both (an option replaces what the suite says).
+A plan is a matrix: every strategy on every task under every setting; or several matrices
+that share all but what they span. It comes from a named suite, from options, or from
+both (an option replaces what the suite says, in all of its matrices).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from importlib.resources import files
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from l2pd_bench.errors import UsageError, unknown
+
+SPANNING = ("strategy", "cache", "eot", "gen_length", "batch_size")  # what the matrices of a suite may differ in
+
+
+class Setting(NamedTuple):
+    """One place of the matrix, but for strategy and task."""
+
+    gen_length: int
+    cache: str
+    eot: str
+    batch_size: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +54,7 @@ class Plan:
     sandbox: str | None = None
     unsafe_code: bool = False
     output: Path = Path("runs")
+    matrices: tuple[Mapping[str, Any], ...] = ()  # each replaces some of the lists; none: one matrix, of the lists
 
     def __post_init__(self) -> None:
         """Raise UsageError for numbers out of range and for values given twice."""
@@ -63,16 +77,33 @@ class Plan:
             values = getattr(self, name)
             if twice := [v for v in values if values.count(v) > 1]:
                 raise UsageError(f"{_option(name)}: got '{twice[0]}' twice, expected each value once")
+        for matrix in self.matrices:
+            replace(self, **matrix, matrices=())  # checks its lists
 
     @property
     def host_options(self) -> dict[str, str | None]:
         """How the model shall compute: fields of `HostRequest`."""
         return {name: getattr(self, name) for name in ("device", "dtype", "revision", "attention", "weights")}
 
+    def settings(self, gen_length: int) -> dict[Setting, list[str]]:
+        """Every setting of the matrices with its strategies; `gen_length` is the task's, where no other is named."""
+        found: dict[Setting, list[str]] = {}
+        for matrix in self.matrices or ({},):
+            plan = replace(self, **matrix, matrices=())
+            for values in product(plan.gen_length or [gen_length], plan.cache, plan.eot, plan.batch_size):
+                strategies = found.setdefault(Setting(*values), [])
+                strategies += [text for text in plan.strategy if text not in strategies]
+        return found
+
 
 def make_plan(suite: str | None, options: Mapping[str, Any]) -> Plan:
     """The plan of a suite's settings, replaced by `options` where given."""
-    settings = {**(read_suite(suite) if suite else {}), **options}
+    settings = read_suite(suite) if suite else {}
+    matrices = settings.pop("matrices", ())
+    if strategies := [text for matrix in matrices for text in matrix.get("strategy", ())]:
+        settings["strategy"] = list(dict.fromkeys([*settings.get("strategy", ()), *strategies]))
+    settings["matrices"] = tuple({k: v for k, v in matrix.items() if k not in options} for matrix in matrices)
+    settings |= options
     for name in ("strategy", "task"):
         if not settings.get(name):
             raise UsageError(
@@ -96,9 +127,11 @@ def read_suite(name: str) -> dict[str, Any]:
         raise unknown("suite", name, suites())
     settings: dict[str, Any] = yaml.safe_load(files("l2pd_bench").joinpath(f"suite_{name}.yaml").read_text("utf-8"))
     known = [f.name for f in fields(Plan)]
-    for key in settings:
-        if key not in known:
-            raise unknown(f"suite '{name}': setting", key, known)
+    inner = [key for matrix in settings.get("matrices", ()) for key in matrix]
+    for keys, allowed in ((settings, known), (inner, SPANNING)):
+        for key in keys:
+            if key not in allowed:
+                raise unknown(f"suite '{name}': setting", key, allowed)
     return settings
 
 

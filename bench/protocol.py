@@ -6,15 +6,12 @@ are compared over the items they share.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from l2pd_bench.engine import DecodeSettings
 from l2pd_bench.hosts.base import Host
 from l2pd_bench.schema import UNGRADED
-from l2pd_bench.specs import Scalar
+from l2pd_bench.seal import hash_of
 from l2pd_bench.strategies.base import Frontier
 from l2pd_bench.tasks.base import Task
 
@@ -45,13 +42,8 @@ class Protocol:
 
     @property
     def hash(self) -> str:
-        """See `hash_of`."""
+        """See `seal.hash_of`."""
         return hash_of(asdict(self))
-
-
-def hash_of(protocol: Mapping[str, Scalar]) -> str:
-    """SHA-256 (hex) of the settings, sorted by name."""
-    return hashlib.sha256(json.dumps(dict(protocol), sort_keys=True).encode()).hexdigest()
 
 
 def protocol_of(

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from l2pd_bench.durable import reported
 from l2pd_bench.errors import RecordError, UsageError
-from l2pd_bench.schema import BrokenJson, Manifest, Sample, parse_manifest, parse_sample
+from l2pd_bench.schema import BrokenJson, Manifest, Sample, Totals, parse_manifest, parse_sample
+from l2pd_bench.seal import check_line, check_manifest, hash_of, run_id
 from l2pd_bench.specs import slug
 
 MANIFEST = "run.json"
@@ -39,8 +43,11 @@ def run_folder(root: Path, manifest: Manifest) -> Path:
     return root / slug(str(manifest.protocol["task"])) / name
 
 
-def load_runs(root: Path) -> list[Run]:
-    """Every run at or under `root`, ordered by folder; those that `--restart` set aside are left out."""
+def load_runs(root: Path, *, whole: bool = True) -> list[Run]:
+    """Every run at or under `root`, ordered by folder; those that `--restart` set aside are left out.
+
+    `whole`: see `read_run`.
+    """
     if not root.is_dir():
         what = "a file" if root.exists() else "no such folder"
         raise UsageError(f"results: got '{root}' ({what}), expected a folder of runs; `l2pd-bench run` makes one")
@@ -48,7 +55,7 @@ def load_runs(root: Path) -> list[Run]:
     with reported("read", root, "check its permissions"):
         for folder, children, _ in os.walk(root, onerror=_raise):
             children[:] = sorted(c for c in children if not _SET_ASIDE.search(c) and not c.startswith("."))
-            run = read_run(Path(folder))
+            run = read_run(Path(folder), whole=whole)
             if run is not None:
                 runs.append(run)
     if not runs:
@@ -56,41 +63,87 @@ def load_runs(root: Path) -> list[Run]:
     return runs
 
 
-def read_run(folder: Path) -> Run | None:
-    """The run in `folder`; None where none has begun. Changes nothing, and asks for no lock."""
-    with reported("read", folder, "check its permissions"):
-        # Samples first: a manifest read later knows the segment of every sample read before it.
-        data = _content(folder / SAMPLES)
-        text = _content(folder / MANIFEST)
-    if not text and not data:
-        return None
+def read_run(folder: Path, *, whole: bool = True) -> Run | None:
+    """The run in `folder`; None where none has begun. Changes nothing, and asks for no lock.
+
+    Without `whole` the samples lack what a report does not show and what takes most of the
+    memory: `output_ids` and `full_text` are empty. Raises RecordError for a record that is
+    broken, or is not as it was written.
+    """
     path = folder / MANIFEST
-    if not text:
-        raise RecordError(f"{path}: missing or empty beside {SAMPLES}; restore it, or begin anew with --restart")
-    manifest = parse_manifest(text, str(path))
-    samples, intact = _read_samples(folder / SAMPLES, data, len(manifest.segments))
-    return Run(folder, manifest, tuple(samples.values()), intact, len(data) - intact)
+    with reported("read", folder, "check its permissions"), _opened(folder / SAMPLES) as file:
+        # Samples first: a manifest read later knows the segment of every sample read before it.
+        size = os.fstat(file.fileno()).st_size if file else 0
+        text = path.read_bytes() if path.exists() else b""
+        if not text and not size:
+            return None
+        if not text:
+            raise RecordError(f"{path}: missing or empty beside {SAMPLES}; restore it, or begin anew with --restart")
+        manifest = parse_manifest(text, str(path))
+        _check_identity(manifest, str(path))
+        samples, intact = _read_samples(folder / SAMPLES, file, size, manifest, whole) if file else ({}, 0)
+    if manifest.totals is not None and manifest.totals != totals(samples.values()):
+        raise RecordError(f"{path}: its totals are not those of {SAMPLES}; restore both, or begin anew with --restart")
+    return Run(folder, manifest, tuple(samples.values()), intact, size - intact)
 
 
-def _read_samples(path: Path, data: bytes, segments: int) -> tuple[dict[str, Sample], int]:
-    """The samples by doc_id, and the length of the part of the file that is intact."""
-    *lines, tail = data.split(b"\n")  # a tail without its newline was never acknowledged
+def totals(samples: Iterable[Sample]) -> Totals:
+    """The sums that a finished run stores."""
+    every = list(samples)
+    return Totals(
+        samples=len(every),
+        correct=sum(s.correct for s in every),
+        net_tokens=sum(s.tokens.net for s in every),
+        nfe=sum(s.nfe.total for s in every),
+        decode_seconds=sum(s.seconds.decode for s in every),
+    )
+
+
+def _check_identity(manifest: Manifest, place: str) -> None:
+    """Raise RecordError unless the manifest is as it was written, and its hashes are of what it says."""
+    check_manifest(manifest, place)
+    expected = {"protocol_hash": hash_of(manifest.protocol)}
+    expected["run_id"] = run_id(expected["protocol_hash"], manifest.strategy.spec, manifest.strategy.code_hash)
+    for name, value in expected.items():
+        if (got := getattr(manifest, name)) != value:
+            raise RecordError(f"{place}: field '{name}': got {got}, expected {value}, the hash of what the record says")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO | None]:
+    if not path.exists():
+        yield None
+        return
+    with path.open("rb") as file:
+        yield file
+
+
+def _read_samples(
+    path: Path, file: BinaryIO, size: int, manifest: Manifest, whole: bool
+) -> tuple[dict[str, Sample], int]:
+    """The samples by doc_id in the first `size` bytes, and the length of the part of these that is intact."""
     samples: dict[str, Sample] = {}
-    intact = 0
-    for number, line in enumerate(lines, start=1):
+    intact, seal = 0, manifest.run_id
+    for number, line in enumerate(file, start=1):
+        if intact + len(line) > size or not line.endswith(b"\n"):
+            break  # a tail without its newline was never acknowledged
         place = f"{path}, line {number}"
+        text = line[:-1]
         try:
-            sample = parse_sample(line, place)
+            sample = parse_sample(text, place)
         except BrokenJson:
-            if number == len(lines) and not tail:
+            if intact + len(line) == size:
                 break  # a torn last line
             raise
-        if not 0 <= sample.segment < segments:
-            raise RecordError(
-                f"{place}: field 'segment': got {sample.segment}, expected one of {segments} in {MANIFEST}"
-            )
+        check_line(text, sample, seal, place)
+        if not 0 <= sample.segment < (count := len(manifest.segments)):
+            raise RecordError(f"{place}: field 'segment': got {sample.segment}, expected one of {count} in {MANIFEST}")
+        if not whole:
+            object.__setattr__(sample, "output_ids", [])
+            object.__setattr__(sample, "full_text", "")
         add_sample(samples, sample, place)
-        intact += len(line) + 1
+        intact += len(line)
+        seal = sample.seal
     return samples, intact
 
 
@@ -100,13 +153,6 @@ def add_sample(samples: dict[str, Sample], sample: Sample, place: str) -> None:
     if earlier is not None and earlier.status == "ok":
         raise RecordError(f"{place}: got '{sample.doc_id}' a second time, expected each sample once")
     samples[sample.doc_id] = sample
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return b""
 
 
 def _raise(failure: OSError) -> None:

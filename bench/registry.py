@@ -7,10 +7,8 @@ know what a strategy decides, a task asks or a host computes.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import importlib.util
-import json
 import os
 import re
 from dataclasses import dataclass, is_dataclass
@@ -116,11 +114,6 @@ def load_task(text: str, *, data_dir: Path | None = None, chat: bool = False) ->
         if value is not None and any(p.name == key for p in parameters):
             written.setdefault(key, value)
     return plugins.make_task(make, specs.convert(written, parameters, what), point.name, _where("tasks", point))
-
-
-def run_id(protocol_hash: str, spec: str, code_hash: str) -> str:
-    """What identifies a run: setting, strategy, and the strategy's code."""
-    return hashlib.sha256(json.dumps([protocol_hash, spec, code_hash]).encode()).hexdigest()[:16]
 
 
 def task_spec(task: Task) -> str:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import product
 from pathlib import Path
+from time import perf_counter
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
@@ -22,35 +23,30 @@ from rich.progress import Task as Bar
 from rich.text import Text
 
 from l2pd_bench.cells import Cell, find_references, turns
-from l2pd_bench.engine import DecodeSettings, check_frontier, decode, prepare
-from l2pd_bench.errors import BenchError, UsageError
-from l2pd_bench.grading import Grader
+from l2pd_bench.engine import BatchDecoded, decode
+from l2pd_bench.errors import BenchError
+from l2pd_bench.foreign import ForeignWatch
 from l2pd_bench.hosts.base import Host
-from l2pd_bench.items import choose_items
+from l2pd_bench.job import Job, prepare_job, told, wanted_of
 from l2pd_bench.measure import environment, git_state
 from l2pd_bench.noise import sample_seed
 from l2pd_bench.plan import Plan
 from l2pd_bench.protocol import protocol_of
-from l2pd_bench.registry import StrategySpec, load_host, load_strategy, load_task, run_id, task_spec
+from l2pd_bench.registry import task_spec
 from l2pd_bench.sample_record import sample_record
-from l2pd_bench.schema import Git, Manifest, StrategyRecord
-from l2pd_bench.strategies.base import Strategy
+from l2pd_bench.schema import Git, Manifest, Warmup
+from l2pd_bench.seal import run_id
 from l2pd_bench.tasks.base import Item, Task
+from l2pd_bench.warmup import compare_alone, warm_up
 from l2pd_bench.writer import new_session, open_run
 
-Prompts = dict[tuple[str, str], list[int]]  # by task and doc_id, as ids are a task's own
 
+class Session(NamedTuple):
+    """One process at work: its name, when it began, and who else is on the device."""
 
-@dataclass(frozen=True)
-class Job:
-    """What a plan comes to, once everything is loaded: `items` and `prompts` are of the tasks by name."""
-
-    host: Host
-    strategies: list[tuple[Strategy, StrategySpec]]
-    tasks: list[Task]
-    items: dict[str, list[Item]]
-    prompts: Prompts
-    grader: Grader | None
+    name: str
+    began: float
+    foreign: ForeignWatch
 
 
 @dataclass(frozen=True)
@@ -67,23 +63,7 @@ def execute(plan: Plan, *, command: str, restart: bool = False) -> Outcome:
 
     Everything is checked and every record opened before the first forward.
     """
-    strategies = [load_strategy(text) for text in plan.strategy]
-    _refuse_twice("strategy", plan.strategy, [spec.spec for _, spec in strategies])
-    _refuse_blind([_told(strategy, spec) for strategy, spec in strategies])
-    tasks, items = _tasks_and_items(plan, chat=False)
-    settings = {task.name: list(_settings(plan, task)) for task in tasks}
-    _refuse_impossible([strategy for strategy, _ in strategies], [s for group in settings.values() for s in group])
-    host = load_host(plan.model, **plan.host_options)  # last, as it may take minutes
-    if host.is_chat:
-        tasks, items = _tasks_and_items(plan, chat=True)
-    _prepare(host, [strategy for strategy, _ in strategies], [s for group in settings.values() for s, _ in group])
-    grader = Grader(tasks, level=plan.sandbox, unsafe=plan.unsafe_code) if host.is_trained else None
-    prompts = {
-        (task.name, i.doc_id): host.encode(i.prompt, i.prefix, chat=task.prompt_format == "chat")
-        for task in tasks
-        for i in items[task.name]
-    }
-    return run_job(plan, Job(host, strategies, tasks, items, prompts, grader), command=command, restart=restart)
+    return run_job(plan, prepare_job(plan), command=command, restart=restart)
 
 
 def run_job(plan: Plan, job: Job, *, command: str, restart: bool = False) -> Outcome:
@@ -101,7 +81,7 @@ def run_job(plan: Plan, job: Job, *, command: str, restart: bool = False) -> Out
             machine["sandbox"] = job.grader.sandbox.level
         for task in job.tasks:
             cells[task.name] = []
-            for (setting, batch_size), (strategy, spec) in product(_settings(plan, task), job.strategies):
+            for strategy, spec, setting, batch_size in wanted_of(plan, task, job.strategies):
                 frontier = strategy.frontier()
                 protocol = protocol_of(host, task, setting, frontier=frontier, seed=plan.seed, batch_size=batch_size)
                 manifest = Manifest(
@@ -110,7 +90,8 @@ def run_job(plan: Plan, job: Job, *, command: str, restart: bool = False) -> Out
                     protocol=asdict(protocol),
                     protocol_hash=protocol.hash,
                     task_spec=task_spec(task),
-                    strategy=_told(strategy, spec),
+                    model_spec=plan.model,
+                    strategy=told(strategy, spec),
                     environment=machine,
                     git=git,
                     planned=len(items[task.name]),
@@ -128,7 +109,7 @@ def _run_cells(plan: Plan, job: Job, cells: dict[str, list[Cell]], console: Cons
     items = job.items
     every = [cell for group in cells.values() for cell in group]
     left = sum(len(items[cell.task.name]) - len(cell.done(items[cell.task.name])) for cell in every)
-    session = new_session()
+    session = Session(new_session(), perf_counter(), ForeignWatch(job.host.device))
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -145,6 +126,8 @@ def _run_cells(plan: Plan, job: Job, cells: dict[str, list[Cell]], console: Cons
                     if cell.failed is None:
                         _run_batch(job, cell, batch, plan.seed, session)
                     progress.advance(bar, len(batch))
+                    _note_foreign(cells[task.name], session.foreign.see())
+                _note_foreign(cells[task.name], session.foreign.see(always=True))
                 for cell in cells[task.name]:
                     if cell.failed is None and cell.writer.manifest.status != "finished":
                         cell.writer.finish("finished")
@@ -157,17 +140,25 @@ def _run_cells(plan: Plan, job: Job, cells: dict[str, list[Cell]], console: Cons
     return Outcome([c.writer.folder for c in every], 1 if failures else 0, "\n".join(failures))
 
 
-def _run_batch(job: Job, cell: Cell, batch: Sequence[Item], seed: int, session: str) -> None:
+def _run_batch(job: Job, cell: Cell, batch: Sequence[Item], seed: int, session: Session) -> None:
     """Decode, grade and record one batch; a strategy that raises fails the cell."""
     host, grader = job.host, job.grader
     ids = [job.prompts[cell.task.name, item.doc_id] for item in batch]
     seeds = [sample_seed(seed, item.doc_id) for item in batch]
     try:
         references = cell.references(batch)
+
+        def decode_rows(rows: slice) -> BatchDecoded:
+            known = references and references[rows]
+            return decode(host, cell.strategy, ids[rows], seeds[rows], cell.settings, known)
+
         if cell.segment < 0:
-            warmup = decode(host, cell.strategy, ids, seeds, cell.settings, references)
-            cell.segment = cell.writer.start_segment(session, warmup_samples=len(batch), warmup_seconds=warmup.decode_s)
-        decoded = decode(host, cell.strategy, ids, seeds, cell.settings, references)
+            warmup, warm = warm_up(lambda: decode_rows(slice(None)))
+            alone = compare_alone(warm, lambda i: decode_rows(slice(i, i + 1)))
+            cell.segment = cell.writer.start_segment(session.name, warmup, alone)
+            cell.writer.note_foreign(session.foreign.see(always=True))
+        decoded = decode_rows(slice(None))
+        elapsed_s = perf_counter() - session.began
         records = [
             sample_record(
                 host,
@@ -179,6 +170,7 @@ def _run_batch(job: Job, cell: Cell, batch: Sequence[Item], seed: int, session: 
                 prompt_tokens=len(prompt),
                 gross=cell.settings.gen_length,
                 segment=cell.segment,
+                elapsed_s=elapsed_s,
             )
             for item, prompt, sample in zip(batch, ids, decoded.samples, strict=True)
         ]
@@ -191,64 +183,19 @@ def _run_batch(job: Job, cell: Cell, batch: Sequence[Item], seed: int, session: 
     cell.writer.append(records)
 
 
-def _fail(cell: Cell, message: str, session: str) -> None:
+def _note_foreign(cells: Sequence[Cell], programs: Sequence[str]) -> None:
+    """Others on the device disturb every row that is being timed."""
+    for cell in cells:
+        if programs and cell.segment >= 0:
+            cell.writer.note_foreign(programs)
+
+
+def _fail(cell: Cell, message: str, session: Session) -> None:
     if cell.segment < 0:
-        cell.segment = cell.writer.start_segment(session, warmup_samples=0, warmup_seconds=0.0)
+        none = Warmup(samples=0, rounds=0, seconds=0.0, is_stable=False)
+        cell.segment = cell.writer.start_segment(session.name, none)
     cell.failed = message
     cell.writer.finish("failed", message)
-
-
-def _tasks_and_items(plan: Plan, *, chat: bool) -> tuple[list[Task], dict[str, list[Item]]]:
-    """The tasks as a host that chats, or one that does not, is asked them; and the items to decode."""
-    tasks = [load_task(text, data_dir=plan.data_dir, chat=chat) for text in plan.task]
-    _refuse_twice("task", plan.task, [task.name for task in tasks])
-    chosen = {task.name: choose_items(task, limit=plan.limit, ids=plan.ids, subset=plan.subset) for task in tasks}
-    return tasks, chosen
-
-
-def _settings(plan: Plan, task: Task) -> Iterator[tuple[DecodeSettings, int]]:
-    lengths = plan.gen_length or [task.gen_length]
-    for length, cache, eot, batch_size in product(lengths, plan.cache, plan.eot, plan.batch_size):
-        yield DecodeSettings(length, plan.block_length, cache, eot, plan.temperature), batch_size
-
-
-def _told(strategy: Strategy, spec: StrategySpec) -> StrategyRecord:
-    """What every record says of a strategy."""
-    return StrategyRecord(**{**asdict(spec), "params": dict(spec.params)}, deployable=not strategy.uses_reference)
-
-
-def _refuse_blind(strategies: Sequence[StrategyRecord]) -> None:
-    """Raise UsageError for a strategy that is shown the baseline's decode, without the baseline."""
-    for strategy in strategies:
-        if not strategy.deployable and not any(other.is_baseline for other in strategies):
-            raise UsageError(
-                f"strategy '{strategy.spec}': got no decode of fixed-step to go by, which it needs in the same "
-                "setting; add --strategy fixed-step (what is recorded is not decoded again)"
-            )
-
-
-def _prepare(host: Host, strategies: Sequence[Strategy], settings: Sequence[DecodeSettings]) -> None:
-    """Load the strategies' own models; a BenchError for one that is missing, or is for another model or setting."""
-    for strategy, setting in product(strategies, set(settings)):
-        try:
-            prepare(host, strategy, setting)
-        except BenchError:
-            raise
-        except Exception:  # noqa: BLE001  # a plugin's own bug: it raises again when decoding, and ends its row
-            pass
-
-
-def _refuse_impossible(strategies: Sequence[Strategy], settings: Sequence[tuple[DecodeSettings, int]]) -> None:
-    """Raise UsageError for a strategy that cannot be decoded in one of the settings."""
-    for strategy in strategies:
-        for setting, batch_size in settings:
-            check_frontier(strategy, setting, batch_size)
-
-
-def _refuse_twice(what: str, written: Sequence[str], specs: Sequence[str]) -> None:
-    for i, spec in enumerate(specs):
-        if spec in specs[:i]:
-            raise UsageError(f"{what}: '{written[specs.index(spec)]}' and '{written[i]}' are both '{spec}'; give one")
 
 
 def _place(error: BaseException, cell: Cell) -> str:

@@ -21,6 +21,7 @@ def sample_record(
     prompt_tokens: int,
     gross: int,
     segment: int,
+    elapsed_s: float,
 ) -> Sample:
     """The record of one decoded sample of `batch`; where nobody grades, its score is 0 and says nothing."""
     ids = sample.output_ids
@@ -54,6 +55,7 @@ def sample_record(
             latency=batch.decode_s,
         ),
         segment=segment,
+        elapsed_s=elapsed_s,
         timed=True,
     )
 

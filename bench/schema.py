@@ -2,7 +2,8 @@
 
 A record is read strictly: every field present, of its type, and no other. A field that is
 added, dropped or changes its meaning takes a new `SCHEMA_VERSION`. Knows nothing of files,
-folders and locks (`records.py`), nor of how a number was measured.
+folders and locks (`records.py`), of what seals a record (`seal.py`), nor of how a number
+was measured.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from pydantic_core import PydanticCustomError, from_json
 from l2pd_bench.errors import RecordError
 from l2pd_bench.specs import Scalar
 
-SCHEMA_VERSION = 3  # 2 had no grading, no task_spec and no full_text; 1 had no schedule, nor what came with it
-KNOWN_VERSIONS = (3,)
+SCHEMA_VERSION = 4  # 3 had no seals, and did not tell what a row's validity needs; 2 had no grading; 1 no schedule
+KNOWN_VERSIONS = (4,)
 PROTOCOL: dict[str, type] = {  # the settings that every record must tell; others may stand beside them
     **dict.fromkeys(("model", "revision", "weights_hash", "dtype", "attention", "device"), str),
     **{"task": str, "data_hash": str, "few_shot": int, "prompt_format": str, "grading": str},
@@ -48,7 +49,7 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Tokens:
     """Generated tokens: before the first EoT; of those, before a stop string; all."""
 
@@ -57,7 +58,7 @@ class Tokens:
     gross: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Nfe:
     """Forwards a sample was active in: over the whole canvas, over a cached window, of the strategy's own models."""
 
@@ -71,7 +72,7 @@ class Nfe:
         return self.full + self.window
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Seconds:
     """A sample's share of its batch's seconds; `model` and `select` lie inside `decode`.
 
@@ -84,7 +85,7 @@ class Seconds:
     latency: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
     """One line of `samples.jsonl`: one item, decoded and graded."""
 
@@ -109,8 +110,10 @@ class Sample:
     cut_tokens: int  # masks that EoT prediction cut off
     seconds: Seconds
     segment: int  # index into the manifest's segments
+    elapsed_s: float  # from the start of the session until it was done, by a clock that never goes back
     timed: bool
     schema_version: int = SCHEMA_VERSION
+    seal: str = ""  # see `seal.py`; given by the writer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,10 +151,20 @@ class Git:
 
 @dataclass(frozen=True, kw_only=True)
 class Warmup:
-    """What was decoded, unrecorded, before a segment's first sample."""
+    """What was decoded, unrecorded, before a segment's first sample: its first batch, until the times repeat."""
 
     samples: int
-    seconds: float
+    rounds: int
+    seconds: float  # of the last round
+    is_stable: bool  # whether the last two rounds took equally long, see `warmup.py`
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alone:
+    """Samples of the first batch that were decoded alone as well, and how many came out otherwise."""
+
+    samples: int
+    differing: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +177,8 @@ class Segment:
     hostname: str
     started: str
     warmup: Warmup
+    alone: Alone | None  # where a batch has more than one sample
+    foreign: list[str] = field(default_factory=list)  # other programs seen on the device, as "name (pid)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +206,7 @@ class Manifest:
     protocol: dict[str, Setting]
     protocol_hash: str
     task_spec: str  # enough to make the task again, but for where its data is
+    model_spec: str  # what --model was given
     strategy: StrategyRecord
     environment: dict[str, object]
     git: Git
@@ -200,6 +216,7 @@ class Manifest:
     notes: list[str] = field(default_factory=list)
     segments: list[Segment] = field(default_factory=list)
     totals: Totals | None = None
+    seal: str = ""
 
     @property
     def graded(self) -> bool:
@@ -239,26 +256,33 @@ def parse_manifest(text: bytes, place: str) -> Manifest:
 
 def _parse(kind: type[Record], adapter: TypeAdapter[Record], text: bytes, place: str) -> Record:
     try:
+        record = adapter.validate_json(text)
+    except ValidationError as failure:
+        raise _fault(kind, text, place) or RecordError(f"{place}: {_explain(failure)}") from failure
+    if (record.schema_version not in KNOWN_VERSIONS or not record.seal) and (fault := _fault(kind, text, place)):
+        raise fault  # a default serves the writer only
+    return record
+
+
+def _fault(kind: type[Record], text: bytes, place: str) -> RecordError | None:
+    """What is wrong with a record as a whole: its text, its version, a field that is missing."""
+    try:
         value = from_json(text, allow_inf_nan=False)
     except ValueError as failure:
-        raise BrokenJson(
+        return BrokenJson(
             f"{place}: got broken JSON ({failure}), expected one object; restore the file, or begin anew with --restart"
-        ) from failure
+        )
     if not isinstance(value, dict):
-        raise RecordError(f"{place}: got {value!r:.40}, expected an object")
+        return RecordError(f"{place}: got {value!r:.40}, expected an object")
     version = value.get("schema_version")
     if "schema_version" in value and (type(version) is not int or version not in KNOWN_VERSIONS):
-        raise RecordError(
+        return RecordError(
             f"{place}: field 'schema_version': got {version!r:.40}, expected {', '.join(map(str, KNOWN_VERSIONS))} "
             "(all this program knows); use the version of l2pd-bench that wrote it, or another folder"
         )
-    for name in ("schema_version", *(f.name for f in fields(kind))):  # a default serves the writer only
-        if name not in value:
-            raise RecordError(f"{place}: field '{name}' is missing")
-    try:
-        return adapter.validate_json(text)
-    except ValidationError as failure:
-        raise RecordError(f"{place}: {_explain(failure)}") from failure
+    missing = (name for name in ("schema_version", *(f.name for f in fields(kind))) if name not in value)
+    name = next(missing, None)
+    return RecordError(f"{place}: field '{name}' is missing") if name else None
 
 
 def _explain(failure: ValidationError) -> str:

@@ -22,13 +22,13 @@ from l2pd_bench.errors import UsageError
 from l2pd_bench.grading import Grader
 from l2pd_bench.hosts.base import Host
 from l2pd_bench.items import choose_items
-from l2pd_bench.protocol import hash_of
-from l2pd_bench.records import Run, load_runs
-from l2pd_bench.registry import load_host, load_task, run_id, task_spec
+from l2pd_bench.records import Run, load_runs, totals
+from l2pd_bench.registry import load_host, load_task, task_spec
 from l2pd_bench.sample_record import answer_tokens
 from l2pd_bench.schema import Sample
+from l2pd_bench.seal import hash_of, run_id
 from l2pd_bench.tasks.base import Item, Task, Verdict, cut_at
-from l2pd_bench.writer import totals, write_run
+from l2pd_bench.writer import write_run
 
 SERIAL = 8  # so few answers are not worth other processes
 

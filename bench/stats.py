@@ -160,6 +160,6 @@ def percentile(values: Sequence[float], share: float) -> float | None:
 
 
 def _binomial_test(successes: int, trials: int) -> Any:
-    from scipy.stats import binomtest  # type: ignore[import-untyped]  # takes a second: only where it is needed
+    from scipy.stats import binomtest  # takes a second: only where it is needed
 
     return binomtest(successes, trials)

@@ -71,5 +71,5 @@ def _speed(speedup: stats.Interval | None) -> tuple[Speed, str]:
 
 def _rounded(count: int) -> int:
     """To two digits that count, upwards."""
-    unit = 10 ** max(len(str(count)) - 2, 0)
+    unit = int(10 ** max(len(str(count)) - 2, 0))
     return -(-count // unit) * unit

@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,19 +21,20 @@ from typing import Any, Self
 
 from l2pd_bench.durable import AppendFile, acquire_lock, make_folder, replace_file, reported, sync_folder
 from l2pd_bench.errors import RecordError
-from l2pd_bench.records import MANIFEST, SAMPLES, Run, add_sample, read_run, run_folder
+from l2pd_bench.records import MANIFEST, SAMPLES, Run, add_sample, read_run, run_folder, totals
 from l2pd_bench.schema import (
+    Alone,
     Ending,
     Manifest,
     Sample,
     Segment,
-    Totals,
     Warmup,
     encode,
     parse_manifest,
     parse_sample,
     utc_now,
 )
+from l2pd_bench.seal import seal_manifest, seal_sample
 
 _KEPT = "nothing recorded so far is lost: free space or mend the disk, and repeat the command to continue"
 _ELSEWHERE = "make room, or the folder writable, or choose another with --output"
@@ -93,6 +94,7 @@ class RunWriter:
             )
         self._wanted = wanted
         self._file = file
+        self._seal = next(reversed(self.samples.values())).seal if self.samples else run.manifest.run_id
         self._lock: int | None = lock
         self._segment: int | None = None
 
@@ -101,7 +103,7 @@ class RunWriter:
         """The doc_ids that need not be decoded again."""
         return {doc_id for doc_id, sample in self.samples.items() if sample.status == "ok"}
 
-    def start_segment(self, session: str, *, warmup_samples: int, warmup_seconds: float) -> int:
+    def start_segment(self, session: str, warmup: Warmup, alone: Alone | None = None) -> int:
         """Note that this process goes on with the run; returns the index its samples must carry."""
         index = len(self.manifest.segments)
         segment = Segment(
@@ -110,7 +112,8 @@ class RunWriter:
             pid=os.getpid(),
             hostname=socket.gethostname(),
             started=utc_now(),
-            warmup=Warmup(samples=warmup_samples, seconds=warmup_seconds),
+            warmup=warmup,
+            alone=alone,
         )
         wanted = self._wanted
         notes = [*self.manifest.notes, *wanted.notes]
@@ -130,22 +133,30 @@ class RunWriter:
 
     def append(self, samples: Sequence[Sample]) -> None:
         """Record samples: on return they are on the disk; after an error none of them is."""
-        recorded = dict(self.samples)
+        recorded, seal, lines = dict(self.samples), self._seal, []
         for sample in samples:
             place = f"{self._file.path}, new sample '{sample.doc_id}'"
             if sample.segment != self._segment:
                 raise RecordError(f"{place}: field 'segment': got {sample.segment}, expected {self._segment}")
-            add_sample(recorded, sample, place)
-        lines = [encode(sample) for sample in samples]
-        for sample, line in zip(samples, lines, strict=True):
-            parse_sample(line, f"{self._file.path}, new sample '{sample.doc_id}'")
+            sealed, line = seal_sample(sample, seal)
+            parse_sample(line, place)
+            add_sample(recorded, sealed, place)
+            lines.append(line)
+            seal = sealed.seal
         with reported("write samples", self._file.path, _KEPT):
             self._file.append(b"".join(lines))
-        self.samples = recorded
+        self.samples, self._seal = recorded, seal
+
+    def note_foreign(self, programs: Sequence[str]) -> None:
+        """Add programs of others, seen on the device, to the segment under way."""
+        segment = self.manifest.segments[-1]
+        seen = list(dict.fromkeys([*segment.foreign, *programs]))
+        if seen != segment.foreign:
+            self._update(segments=[*self.manifest.segments[:-1], replace(segment, foreign=seen)])
 
     def finish(self, status: Ending, error: str | None = None) -> None:
         """Say how the run ended; totals are stored with "finished" only."""
-        sums = totals(list(self.samples.values())) if status == "finished" else None
+        sums = totals(self.samples.values()) if status == "finished" else None
         self._update(status=status, error=error, finished=utc_now(), totals=sums)
 
     def close(self) -> None:
@@ -172,17 +183,6 @@ class RunWriter:
         self.manifest = manifest
 
 
-def totals(samples: Sequence[Sample]) -> Totals:
-    """The sums that a finished run stores."""
-    return Totals(
-        samples=len(samples),
-        correct=sum(s.correct for s in samples),
-        net_tokens=sum(s.tokens.net for s in samples),
-        nfe=sum(s.nfe.total for s in samples),
-        decode_seconds=sum(s.seconds.decode for s in samples),
-    )
-
-
 def write_run(root: Path, manifest: Manifest, samples: Sequence[Sample]) -> Path:
     """Write a whole run at once, where there is none; returns its folder. A crash leaves nothing of it."""
     folder = run_folder(root, manifest)
@@ -192,7 +192,7 @@ def write_run(root: Path, manifest: Manifest, samples: Sequence[Sample]) -> Path
         partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
         make_folder(partial)
         try:
-            replace_file(partial / SAMPLES, b"".join(map(encode, samples)))
+            replace_file(partial / SAMPLES, b"".join(_sealed(samples, manifest.run_id)))
             _save(partial, manifest)
             partial.rename(folder)
         except BaseException:
@@ -202,8 +202,15 @@ def write_run(root: Path, manifest: Manifest, samples: Sequence[Sample]) -> Path
     return folder
 
 
+def _sealed(samples: Sequence[Sample], seal: str) -> Iterator[bytes]:
+    for sample in samples:
+        sealed, line = seal_sample(sample, seal)
+        seal = sealed.seal
+        yield line
+
+
 def _save(folder: Path, manifest: Manifest) -> None:
-    data = encode(manifest, indent=1)
+    data = encode(seal_manifest(manifest), indent=1)
     parse_manifest(data, f"{folder / MANIFEST}, to be written")
     replace_file(folder / MANIFEST, data)
 

@@ -16,10 +16,12 @@ from rich.console import Console
 from l2pd_bench.records import Run, load_runs
 from l2pd_bench.report import Board, make_board, print_board
 from l2pd_bench.report.board import Row, Section
-from l2pd_bench.schema import Git, Manifest, Nfe, Sample, Seconds, StrategyRecord, Tokens
+from l2pd_bench.schema import Git, Manifest, Nfe, Sample, Seconds, StrategyRecord, Tokens, Warmup
+from l2pd_bench.seal import run_id
 from l2pd_bench.writer import open_run
 
 FIXED, FAST, ROUGH = "fixed-step", "threshold:tau=0.9", "fixed-step:k=8,order=left-to-right"
+WARMUP = Warmup(samples=1, rounds=2, seconds=0.5, is_stable=True)
 PROTOCOL: dict[str, Any] = {
     **{"model": "mini", "revision": "1", "weights_hash": "ab" * 32, "dtype": "float32", "attention": "sdpa"},
     **{"device": "cpu", "task": "mini-math", "data_hash": "cd" * 32, "few_shot": 0, "prompt_format": "chat"},
@@ -46,11 +48,12 @@ def manifest(spec: str = "fixed-step", *, planned: int = 5, code: str = "code", 
         key, _, value = pair.partition("=")
         params[key] = json.loads(value) if value[0].isdigit() else value
     return Manifest(
-        run_id=hashlib.sha256((digest + spec + code).encode()).hexdigest()[:16],
+        run_id=run_id(digest, spec, hashlib.sha256(code.encode()).hexdigest()),
         command=f"l2pd-bench run --strategy {spec}",
         protocol=protocol,
         protocol_hash=digest,
         task_spec=str(protocol["task"]),
+        model_spec=str(protocol["model"]),
         strategy=StrategyRecord(
             name=name,
             params=params,
@@ -94,6 +97,7 @@ def sample(number: int, segment: int = 0, *, speed: float = 1.0, accuracy: float
         cut_tokens=0,
         seconds=Seconds(decode=decode, model=0.9 * decode, select=0.02 * decode, latency=decode),
         segment=segment,
+        elapsed_s=float(number),
         timed=True,
     )
     return replace(made, **changes)
@@ -102,7 +106,7 @@ def sample(number: int, segment: int = 0, *, speed: float = 1.0, accuracy: float
 def record(root: Path, what: Manifest, samples: Sequence[Sample], *, session: str = "s0", finished: bool = True) -> Run:
     """Write a run in one session, and read it back."""
     with open_run(root, what) as writer:
-        segment = writer.start_segment(session, warmup_samples=1, warmup_seconds=0.5)
+        segment = writer.start_segment(session, WARMUP)
         writer.append([replace(s, segment=segment) for s in samples])
         if finished:
             writer.finish("finished")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from record_factory import content, manifest, sample, stored
+from record_factory import WARMUP, content, manifest, sample, stored
 
 from l2pd_bench.errors import RecordError
 from l2pd_bench.records import load_runs
@@ -85,7 +85,7 @@ class TestFaults:
         path.write_bytes(whole + tail)
         with open_run(tmp_path, manifest()) as writer:
             assert writer.recovered is not None
-            writer.append([sample(2, writer.start_segment("s1", warmup_samples=1, warmup_seconds=0.1))])
+            writer.append([sample(2, writer.start_segment("s1", WARMUP))])
 
         assert path.read_bytes().startswith(whole)
         assert len(load_runs(tmp_path)[0].samples) == 3
@@ -98,7 +98,7 @@ class TestFaults:
             from record_factory import manifest, open_run, sample
             with open_run(Path(sys.argv[1]), manifest(planned=100_000)) as writer:
                 done = writer.done
-                segment = writer.start_segment("s", warmup_samples=1, warmup_seconds=0.1)
+                segment = writer.start_segment("s", WARMUP)
                 print("go", flush=True)
                 for i in range(0, 100_000, 3):
                     batch = [s for s in (sample(i + j, segment) for j in range(3)) if s.doc_id not in done]
@@ -138,7 +138,7 @@ class TestFaults:
 
             def scenario(root, restart, acknowledge):
                 with open_run(root, manifest(planned=3), restart=restart) as writer:
-                    segment = writer.start_segment("s", warmup_samples=1, warmup_seconds=0.1)
+                    segment = writer.start_segment("s", WARMUP)
                     for batch in ([0, 1], [2]):
                         samples = [sample(i, segment) for i in batch]
                         writer.append([s for s in samples if s.doc_id not in writer.done])
@@ -206,7 +206,7 @@ class TestFaults:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             with open_run(Path(sys.argv[1]), manifest(planned=9)) as writer:
                 path = writer.folder / "samples.jsonl"
-                segment = writer.start_segment("s", warmup_samples=1, warmup_seconds=0.1)
+                segment = writer.start_segment("s", WARMUP)
                 writer.append([sample(0, segment)])
                 before, manifest_before = path.read_bytes(), (writer.folder / "run.json").read_bytes()
                 room = len(before) * 5 // 2  # one more sample and a half
@@ -229,7 +229,7 @@ class TestFaults:
         with child(code, tmp_path) as process:
             output, _ = process.communicate()
         with open_run(tmp_path, manifest(planned=9)) as writer:
-            writer.append([sample(2, writer.start_segment("s", warmup_samples=1, warmup_seconds=0.1))])
+            writer.append([sample(2, writer.start_segment("s", WARMUP))])
             done = writer.done
 
         assert process.returncode == 0
@@ -246,7 +246,7 @@ class TestFaults:
             raise OSError(5, "Input/output error")
 
         with open_run(tmp_path, manifest()) as writer:
-            segment = writer.start_segment("s0", warmup_samples=1, warmup_seconds=0.1)
+            segment = writer.start_segment("s0", WARMUP)
             writer.append([sample(0, segment)])
             before = content(tmp_path)
             with monkeypatch.context() as patched:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from record_factory import content, load_run, manifest, record, sample, stored
+from record_factory import WARMUP, content, load_run, manifest, record, sample, stored
 
 from l2pd_bench.errors import RecordError, UsageError
 from l2pd_bench.records import load_runs
@@ -175,7 +175,7 @@ class TestReading:
         """A run that is being written is read as it stands, a torn line left out, without a write or a lock."""
         with open_run(tmp_path, manifest()) as writer:
             assert load_runs(tmp_path)[0].samples == ()
-            writer.append([sample(0, writer.start_segment("s0", warmup_samples=1, warmup_seconds=0.1))])
+            writer.append([sample(0, writer.start_segment("s0", WARMUP))])
             with (writer.folder / "samples.jsonl").open("a") as file:
                 file.write('{"doc_id"')
             before = content(tmp_path)
@@ -188,6 +188,6 @@ class TestReading:
         """Who has opened a manifest reads the whole of it, even if it is replaced meanwhile."""
         with open_run(tmp_path, manifest()) as writer, (writer.folder / "run.json").open() as file:
             before = (writer.folder / "run.json").read_text()
-            writer.start_segment("s0", warmup_samples=1, warmup_seconds=0.1)
+            writer.start_segment("s0", WARMUP)
 
             assert file.read() == before != (writer.folder / "run.json").read_text()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from record_factory import content, load_run, manifest, record, sample, stored
+from record_factory import WARMUP, content, load_run, manifest, record, sample, stored
 
 from l2pd_bench.errors import RecordError
 from l2pd_bench.records import load_runs
@@ -47,8 +47,8 @@ class TestRoundTrip:
         """A segment says which process ran it, on which machine, after which warm-up."""
         session = new_session()
         with open_run(tmp_path, manifest()) as writer:
-            assert writer.start_segment(session, warmup_samples=2, warmup_seconds=1.5) == 0
-            assert writer.start_segment(session, warmup_samples=2, warmup_seconds=0.5) == 1
+            assert writer.start_segment(session, WARMUP) == 0
+            assert writer.start_segment(session, WARMUP) == 1
             segments = load_run(writer.folder).manifest.segments
 
         assert [s.index for s in segments] == [0, 1]
@@ -63,7 +63,7 @@ class TestContinue:
         with open_run(tmp_path, manifest()) as writer:
             assert writer.done == {"mini-math/000"}
             assert writer.recovered is None
-            writer.append([sample(1, writer.start_segment("s1", warmup_samples=1, warmup_seconds=0.1))])
+            writer.append([sample(1, writer.start_segment("s1", WARMUP))])
             assert writer.done == {"mini-math/000", "mini-math/001"}
 
         (run,) = load_runs(tmp_path)
@@ -79,7 +79,7 @@ class TestContinue:
         with open_run(tmp_path, manifest(planned=3)) as writer:
             assert len(writer.done) == 3
             assert content(tmp_path) == before
-            writer.start_segment("s1", warmup_samples=1, warmup_seconds=0.1)
+            writer.start_segment("s1", WARMUP)
             again = load_run(writer.folder).manifest
 
         assert (again.status, again.finished, again.totals) == ("running", None, None)
@@ -89,7 +89,7 @@ class TestContinue:
         stored(tmp_path, 3)
         for limit, planned in ((2, 3), (8, 8)):
             with open_run(tmp_path, manifest(planned=limit)) as writer:
-                writer.start_segment("s1", warmup_samples=1, warmup_seconds=0.1)
+                writer.start_segment("s1", WARMUP)
                 assert writer.manifest.planned == planned
 
     def test_other_environment(self, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ class TestContinue:
         other = replace(manifest(), environment={"cores": 64}, git=Git(commit="abc", dirty=False))
         for what in (manifest(), other, other):
             with open_run(tmp_path, what) as writer:
-                writer.start_segment("s1", warmup_samples=1, warmup_seconds=0.1)
+                writer.start_segment("s1", WARMUP)
                 notes = writer.manifest.notes
 
             assert notes == [] or what is other
@@ -146,7 +146,7 @@ class TestAppend:
     def test_twice(self, tmp_path: Path, again: list[int]) -> None:
         """A sample cannot be recorded twice, and the refusal writes nothing."""
         with open_run(tmp_path, manifest()) as writer:
-            segment = writer.start_segment("s0", warmup_samples=1, warmup_seconds=0.1)
+            segment = writer.start_segment("s0", WARMUP)
             writer.append([sample(0, segment)])
             before = content(tmp_path)
             with pytest.raises(RecordError, match=rf"'mini-math/00{again[0]}' a second time"):
@@ -159,7 +159,7 @@ class TestAppend:
         with open_run(tmp_path, manifest()) as writer:
             with pytest.raises(RecordError, match="'segment': got 0, expected None"):
                 writer.append([sample(0)])
-            writer.start_segment("s0", warmup_samples=1, warmup_seconds=0.1)
+            writer.start_segment("s0", WARMUP)
             with pytest.raises(RecordError, match="'segment': got 1, expected 0"):
                 writer.append([sample(0, 1)])
 
@@ -169,7 +169,7 @@ class TestAppend:
     def test_unreadable_is_not_written(self, tmp_path: Path, field: str, value: Any) -> None:
         """What could not be read back is refused before it is written."""
         with open_run(tmp_path, manifest()) as writer:
-            segment = writer.start_segment("s0", warmup_samples=1, warmup_seconds=0.1)
+            segment = writer.start_segment("s0", WARMUP)
             with pytest.raises(RecordError, match=f"new sample 'mini-math/001': field '{field}'"):
                 writer.append([sample(0, segment), sample(1, segment, **{field: value})])
 
