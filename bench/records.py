@@ -82,7 +82,7 @@ def read_run(folder: Path, *, whole: bool = True) -> Run | None:
         manifest = parse_manifest(text, str(path))
         _check_identity(manifest, str(path))
         samples, intact = _read_samples(folder / SAMPLES, file, size, manifest, whole) if file else ({}, 0)
-    if manifest.totals is not None and manifest.totals != totals(samples.values()):
+    if manifest.totals is not None and size == intact and manifest.totals != totals(samples.values()):
         raise RecordError(f"{path}: its totals are not those of {SAMPLES}; restore both, or begin anew with --restart")
     return Run(folder, manifest, tuple(samples.values()), intact, size - intact)
 
@@ -135,9 +135,9 @@ def _read_samples(
             if intact + len(line) == size:
                 break  # a torn last line
             raise
-        check_line(text, sample, seal, place)
         if not 0 <= sample.segment < (count := len(manifest.segments)):
             raise RecordError(f"{place}: field 'segment': got {sample.segment}, expected one of {count} in {MANIFEST}")
+        check_line(text, sample, seal, place)
         if not whole:
             object.__setattr__(sample, "output_ids", [])
             object.__setattr__(sample, "full_text", "")

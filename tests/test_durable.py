@@ -95,7 +95,7 @@ class TestFaults:
         code = """
             import sys
             from pathlib import Path
-            from record_factory import manifest, open_run, sample
+            from record_factory import WARMUP, manifest, open_run, sample
             with open_run(Path(sys.argv[1]), manifest(planned=100_000)) as writer:
                 done = writer.done
                 segment = writer.start_segment("s", WARMUP)
@@ -132,7 +132,7 @@ class TestFaults:
             from pathlib import Path
             from l2pd_bench.errors import UsageError
             from l2pd_bench.records import load_runs
-            from record_factory import manifest, open_run, sample
+            from record_factory import WARMUP, manifest, open_run, sample
 
             os.fsync = lambda _: None  # a kill does not ask for it, and it is slow
 
@@ -202,7 +202,7 @@ class TestFaults:
             import resource, signal, sys
             from pathlib import Path
             from l2pd_bench.errors import RecordError
-            from record_factory import manifest, open_run, sample
+            from record_factory import WARMUP, manifest, open_run, sample
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             with open_run(Path(sys.argv[1]), manifest(planned=9)) as writer:
                 path = writer.folder / "samples.jsonl"

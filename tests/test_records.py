@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from record_factory import WARMUP, content, load_run, manifest, record, sample, 
 
 from l2pd_bench.errors import RecordError, UsageError
 from l2pd_bench.records import load_runs
+from l2pd_bench.schema import encode, parse_manifest
+from l2pd_bench.seal import seal_manifest
 from l2pd_bench.writer import open_run
 
 
@@ -53,7 +56,7 @@ class TestRefused:
             with pytest.raises(RecordError, match=rf"samples\.jsonl, line 2: .*{message}"):
                 attempt()
 
-    @pytest.mark.parametrize("field", ["answer", "nfe", "schema_version", "timed"])
+    @pytest.mark.parametrize("field", ["answer", "nfe", "timed"])
     def test_missing(self, tmp_path: Path, field: str) -> None:
         """A missing field of a sample is named with its file and line."""
         _, path = stored(tmp_path)
@@ -106,7 +109,7 @@ class TestRefused:
         before = content(tmp_path)
         for attempt in (lambda: load_runs(tmp_path), lambda: open_run(tmp_path, manifest())):
             with pytest.raises(
-                RecordError, match=rf"{name}.* 'schema_version': got .*, expected 3 .*this program knows"
+                RecordError, match=rf"{name}.* 'schema_version': got .*, expected 4 .*this program knows"
             ):
                 attempt()
 
@@ -133,10 +136,10 @@ class TestRefused:
             load_runs(tmp_path)
 
     def test_doubled_line(self, tmp_path: Path) -> None:
-        """A sample that stands twice in a file is refused: nothing is counted twice."""
+        """A line that stands twice in a file is refused: nothing is counted twice."""
         _, path = stored(tmp_path)
         path.write_text(path.read_text() + path.read_text().splitlines(keepends=True)[1])
-        with pytest.raises(RecordError, match="line 4: got 'mini-math/001' a second time"):
+        with pytest.raises(RecordError, match="line 4: its seal does not fit, or a line before it was added"):
             load_runs(tmp_path)
 
     def test_samples_without_manifest(self, tmp_path: Path) -> None:
@@ -146,6 +149,79 @@ class TestRefused:
         for attempt in (lambda: load_runs(tmp_path), lambda: open_run(tmp_path, manifest())):
             with pytest.raises(RecordError, match=r"run\.json: missing"):
                 attempt()
+
+
+class TestEdited:
+    """Records that somebody has touched."""
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda line: line["seconds"].update(decode=line["seconds"]["decode"] / 10),
+            lambda line: line.update(correct=not line["correct"]),
+            lambda line: line["nfe"].update(full=1),
+            lambda line: line.update(seal="0" * 16),
+            lambda line: line.pop("schema_version"),
+        ],
+    )
+    @pytest.mark.parametrize("line", [0, 2])
+    def test_sample(self, tmp_path: Path, change: Callable[[dict[str, Any]], object], line: int) -> None:
+        """A sample with another speed, verdict, count or seal than was written is refused with its place."""
+        _, path = stored(tmp_path)
+        edit(path, line, change)
+        for attempt in (lambda: load_runs(tmp_path), lambda: open_run(tmp_path, manifest())):
+            with pytest.raises(RecordError, match=rf"samples\.jsonl, line {line + 1}: its seal does not fit"):
+                attempt()
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda m: m["protocol"].update(cache="dual"),
+            lambda m: m.update(protocol_hash="0" * 64),
+            lambda m: m["totals"].update(decode_seconds=0.1),
+            lambda m: m["strategy"].update(deployable=False),
+            lambda m: m.update(command="l2pd-bench run --strategy magic"),
+        ],
+    )
+    def test_manifest(self, tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+        """A manifest with another setting, hash, sum or strategy than was written is refused."""
+        path, _ = stored(tmp_path)
+        edit(path, 0, change)
+        with pytest.raises(RecordError, match=r"run\.json: its seal does not fit"):
+            load_runs(tmp_path)
+
+    @pytest.mark.parametrize("change", [{"cache": "dual"}, {"seed": 7}])
+    def test_resealed_protocol(self, tmp_path: Path, change: dict[str, Any]) -> None:
+        """Even with a new seal, a setting that its hash does not belong to is refused."""
+        path, _ = stored(tmp_path)
+        old = parse_manifest(path.read_bytes(), "")
+        path.write_bytes(encode(seal_manifest(replace(old, protocol={**old.protocol, **change}))))
+        with pytest.raises(RecordError, match=r"run\.json: field 'protocol_hash': got .*, the hash of what the record"):
+            load_runs(tmp_path)
+
+    @pytest.mark.parametrize("order", [[0, 2], [1, 0, 2], [1, 2], [0, 1, 1, 2]])
+    def test_moved_lines(self, tmp_path: Path, order: list[int]) -> None:
+        """Lines that were dropped, moved or copied break the chain of seals."""
+        _, path = stored(tmp_path)
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(lines[i] for i in order))
+        with pytest.raises(RecordError, match="its seal does not fit, or a line before it was added, dropped or moved"):
+            load_runs(tmp_path)
+
+    def test_dropped_end(self, tmp_path: Path) -> None:
+        """A finished run that has lost its last line is told by its sums."""
+        _, path = stored(tmp_path)
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+        with pytest.raises(RecordError, match=r"run\.json: its totals are not those of samples\.jsonl"):
+            load_runs(tmp_path)
+
+    def test_other_run(self, tmp_path: Path) -> None:
+        """Samples that stand beside the manifest of another run do not fit it."""
+        (first, _), (_, second) = stored(tmp_path / "a"), (0, tmp_path / "b")
+        other = record(second, manifest("threshold:tau=0.9", planned=3), [sample(i) for i in range(3)])
+        (first.parent / "samples.jsonl").write_bytes((other.folder / "samples.jsonl").read_bytes())
+        with pytest.raises(RecordError, match="line 1: its seal does not fit"):
+            load_runs(tmp_path / "a")
 
 
 class TestReading:
@@ -170,6 +246,14 @@ class TestReading:
         ]
         assert load_runs(tmp_path / "b") == runs[1:]
         assert load_runs(runs[2].folder) == [load_run(runs[2].folder)] == runs[2:]
+
+    def test_for_a_report(self, tmp_path: Path) -> None:
+        """What a report does not show is left out of what is read for it, and nothing else."""
+        stored(tmp_path)
+        (run,), (lean,) = load_runs(tmp_path), load_runs(tmp_path, whole=False)
+
+        assert all(s.output_ids and s.full_text for s in run.samples)
+        assert lean.samples == tuple(replace(s, output_ids=[], full_text="") for s in run.samples)
 
     def test_half_written(self, tmp_path: Path) -> None:
         """A run that is being written is read as it stands, a torn line left out, without a write or a lock."""

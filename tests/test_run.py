@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from l2pd_bench import runner
+from l2pd_bench import job, runner
 from l2pd_bench.errors import RecordError, UsageError
 from l2pd_bench.plan import make_plan
 from l2pd_bench.records import Run, load_runs
@@ -43,7 +43,7 @@ def content(root: Path) -> dict[tuple[str, str], dict[str, Any]]:
             sample = json.loads(line)
             key = (str(run.folder.relative_to(root)), sample["doc_id"])
             assert key not in found, "recorded twice"
-            found[key] = {k: v for k, v in sample.items() if k not in ("seconds", "segment")}
+            found[key] = {k: v for k, v in sample.items() if k not in ("seconds", "segment", "elapsed_s", "seal")}
     return found
 
 
@@ -72,9 +72,9 @@ class TestRecords:
         order: list[str] = []
         run_batch = runner._run_batch
 
-        def watch(job: Any, cell: Any, *rest: Any) -> None:
+        def watch(known: Any, cell: Any, *rest: Any) -> None:
             order.append(cell.writer.manifest.strategy.spec)
-            run_batch(job, cell, *rest)
+            run_batch(known, cell, *rest)
 
         monkeypatch.setattr(runner, "_run_batch", watch)
         execute(tmp_path, task=["analytic-copy"], limit=4)
@@ -139,9 +139,9 @@ class TestResume:
         """Records of an unknown schema version are refused and left as they are."""
         execute(tmp_path)
         path = next(tmp_path.rglob("samples.jsonl"))
-        path.write_text(path.read_text().replace('"schema_version": 3', '"schema_version": 7'))
+        path.write_text(path.read_text().replace('"schema_version": 4', '"schema_version": 7'))
         before = path.read_bytes()
-        with pytest.raises(RecordError, match=r"schema_version.*7.*expected 3"):
+        with pytest.raises(RecordError, match=r"schema_version.*7.*expected 4"):
             execute(tmp_path, limit=7)
 
         assert path.read_bytes() == before
@@ -224,7 +224,7 @@ class TestFaults:
 
     def test_equal_ids_in_two_tasks(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Items of different tasks keep their own prompts, even under the same doc_id."""
-        load_task = runner.load_task
+        load_task = job.load_task
 
         def renamed(name: str, **how: Any) -> Any:
             task = load_task(name, **how)
@@ -232,7 +232,7 @@ class TestFaults:
             monkeypatch.setattr(task, "items", lambda: items)
             return task
 
-        monkeypatch.setattr(runner, "load_task", renamed)
+        monkeypatch.setattr(job, "load_task", renamed)
         execute(tmp_path, task=["analytic-copy", "analytic-replace"], strategy=["fixed-step"], limit=5)
 
         for run in load_runs(tmp_path):
@@ -256,9 +256,9 @@ class TestFaults:
         sizes: list[tuple[int, int]] = []
         run_batch = runner._run_batch
 
-        def watch(job: Any, cell: Any, batch: Any, *rest: Any) -> None:
+        def watch(known: Any, cell: Any, batch: Any, *rest: Any) -> None:
             sizes.append((cell.batch_size, len(batch)))
-            run_batch(job, cell, batch, *rest)
+            run_batch(known, cell, batch, *rest)
 
         monkeypatch.setattr(runner, "_run_batch", watch)
         execute(tmp_path, task=["analytic-copy"], strategy=["threshold"], batch_size=[3, 4], limit=12)

@@ -11,9 +11,10 @@ import pytest
 from record_factory import manifest, record, sample
 
 from l2pd_bench.errors import RecordError, UsageError
-from l2pd_bench.records import Run, load_runs
+from l2pd_bench.records import Run, load_runs, totals
 from l2pd_bench.registry import load_task, task_spec
 from l2pd_bench.score import Scored, ScoreOptions, score
+from l2pd_bench.writer import write_run
 
 # What was generated for items whose answers are 0, 1, 2, ...: with the marker, without it, wrong, stopped in time.
 TEXTS = ["#### 0", "so it is 1", "#### 7", "#### 3Question: 4"]
@@ -62,14 +63,12 @@ def test_the_same_grading(run: Run, data: Path) -> None:
     assert {path: path.read_bytes() for path in run.folder.parents[1].rglob("*") if path.is_file()} == before
 
 
-def test_a_score_that_was_tampered_with(run: Run, data: Path) -> None:
-    """A recorded score that the grader does not give is found, by name."""
-    path = run.folder / "samples.jsonl"
-    lines = path.read_text().splitlines(keepends=True)
-    lines[2] = lines[2].replace('"score": 0.0', '"score": 1.0').replace('"correct": false', '"correct": true')
-    path.write_text("".join(lines))
+def test_a_score_that_was_tampered_with(run: Run, data: Path, tmp_path: Path) -> None:
+    """A recorded score that the grader does not give is found, by name, though its seal is right."""
+    samples = [replace(s, score=1.0, correct=True) if s.doc_id == "gsm8k/2" else s for s in run.samples]
+    folder = write_run(tmp_path, replace(run.manifest, totals=totals(samples)), samples)
 
-    (found,) = scored(run.folder, data_dir=data)
+    (found,) = scored(folder, data_dir=data)
     assert found.changed == ["gsm8k/2"] and "1 of 4 scores are others (gsm8k/2)" in found.message
 
 
@@ -89,7 +88,7 @@ def test_another_filter(run: Run, data: Path, workers: int, monkeypatch: pytest.
     assert [s.correct for s in new.samples] == [True, True, False, True]
     for ours, theirs in zip(new.samples, old.samples, strict=True):
         graded = {"answer": ours.answer, "correct": ours.correct, "score": ours.score}
-        assert replace(theirs, **graded) == ours
+        assert replace(theirs, **graded, seal=ours.seal) == ours
     assert new.manifest.segments == old.manifest.segments
     assert new.manifest.totals is not None and new.manifest.totals.correct == 3
 

@@ -13,7 +13,7 @@ from record_factory import WARMUP, content, load_run, manifest, record, sample, 
 
 from l2pd_bench.errors import RecordError
 from l2pd_bench.records import load_runs
-from l2pd_bench.schema import Git
+from l2pd_bench.schema import Alone, Git
 from l2pd_bench.writer import new_session, open_run
 
 
@@ -25,7 +25,7 @@ class TestRoundTrip:
         run = record(tmp_path, what, samples)
 
         assert run.folder == tmp_path / "mini-math" / f"threshold-tau0.9--{what.protocol_hash[:8]}"
-        assert run.samples == tuple(samples)
+        assert tuple(replace(s, seal="") for s in run.samples) == tuple(samples)
         assert (run.manifest.strategy, run.manifest.protocol) == (what.strategy, what.protocol)
         assert load_runs(tmp_path) == [run]
 
@@ -48,12 +48,19 @@ class TestRoundTrip:
         session = new_session()
         with open_run(tmp_path, manifest()) as writer:
             assert writer.start_segment(session, WARMUP) == 0
-            assert writer.start_segment(session, WARMUP) == 1
+            alone = Alone(samples=2, differing=1)
+            assert writer.start_segment(session, replace(WARMUP, rounds=4, is_stable=False), alone) == 1
+            writer.note_foreign(["train.py (7)"])
+            writer.note_foreign(["train.py (7)", "serve (8)"])
             segments = load_run(writer.folder).manifest.segments
 
         assert [s.index for s in segments] == [0, 1]
         assert {(s.session, s.pid, s.hostname) for s in segments} == {(session, os.getpid(), socket.gethostname())}
-        assert [s.warmup.seconds for s in segments] == [1.5, 0.5]
+        assert [(s.warmup.rounds, s.warmup.is_stable, s.alone) for s in segments] == [
+            (2, True, None),
+            (4, False, alone),
+        ]
+        assert [s.foreign for s in segments] == [[], ["train.py (7)", "serve (8)"]]
 
 
 class TestContinue:
