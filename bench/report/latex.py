@@ -1,7 +1,8 @@
 """A board as LaTeX tables, for a paper: needs the package booktabs and nothing else.
 
-A row takes two lines, the values over their details, so that a section fits the width of
-two columns. Remarks and legend are text behind the tables, free to be deleted.
+A section is one table of two parts, the results and the work behind them, so that it fits
+the width of a page; a row takes two lines, the values over their details. Remarks and
+legend are text behind the tables, free to be deleted.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _JOINING = "-',"  # two of them would make another sign
 
 
 def to_latex(board: Board) -> str:
-    """The whole board: one table per section, best values in bold, then remarks and legend."""
+    """The whole board: one table per section, best values in bold, each with its remarks, then the legend."""
     return "\n".join(_lines(board)) + "\n"
 
 
@@ -60,10 +61,15 @@ def _lines(board: Board) -> Iterator[str]:
 
 
 def _table(section: Section) -> Iterator[str]:
-    columns = shown(section)
-    winners = [best(section, column) for column in columns]
-    yield from ("\\begin{table*}[tp]", "\\centering", "\\scriptsize", "\\setlength{\\tabcolsep}{2.5pt}")
+    yield from ("\\begin{table*}[tp]", "\\centering", "\\footnotesize", "\\setlength{\\tabcolsep}{3pt}")
     yield from (f"\\caption{{{_escaped(section.title)}}}", f"\\label{{{_label(section)}}}")
+    for group in ("result", "work"):
+        yield from _part(section, [column for column in shown(section) if column.group == group])
+    yield "\\end{table*}"
+
+
+def _part(section: Section, columns: list[Column]) -> Iterator[str]:
+    winners = [best(section, column) for column in columns]
     yield from (f"\\begin{{tabular}}{{@{{}}l{'r' * len(columns)}@{{}}}}", "\\toprule")
     yield _line([STRATEGY, *(_escaped(column.title) for column in columns)])
     yield _line(["", *(_small(column.under) for column in columns)])
@@ -71,7 +77,7 @@ def _table(section: Section) -> Iterator[str]:
     for index, row in enumerate(section.rows):
         yield _line([_name(row), *(_cell(row, c, index in w) for c, w in zip(columns, winners, strict=True))])
         yield _line(["", *(_small(column.detail(row)) for column in columns)])
-    yield from ("\\bottomrule", "\\end{tabular}", "\\end{table*}")
+    yield from ("\\bottomrule", "\\end{tabular}", "\\par\\medskip")
 
 
 def _name(row: Row) -> str:
@@ -84,7 +90,7 @@ def _cell(row: Row, column: Column, is_best: bool) -> str:
 
 
 def _small(text: str) -> str:
-    return f"{{\\tiny {_escaped(text)}}}" if text else ""
+    return f"{{\\scriptsize {_escaped(text)}}}" if text else ""
 
 
 def _line(cells: list[str]) -> str:
