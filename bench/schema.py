@@ -259,8 +259,8 @@ def _parse(kind: type[Record], adapter: TypeAdapter[Record], text: bytes, place:
         record = adapter.validate_json(text)
     except ValidationError as failure:
         raise _fault(kind, text, place) or RecordError(f"{place}: {_explain(failure)}") from failure
-    is_told_whole = kind is Sample and record.seal and record.schema_version in KNOWN_VERSIONS  # its seal is of its text
-    if not is_told_whole and (fault := _fault(kind, text, place)):
+    is_whole = kind is Sample and record.seal and record.schema_version in KNOWN_VERSIONS  # its seal is of its text
+    if not is_whole and (fault := _fault(kind, text, place)):
         raise fault  # a default serves the writer only
     return record
 

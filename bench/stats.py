@@ -24,6 +24,10 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    def scaled(self, factor: float) -> Interval:
+        """The interval in another unit."""
+        return Interval(factor * self.low, factor * self.high)
+
 
 def wilson(successes: int, trials: int) -> Interval | None:
     """Wilson's interval of a proportion; None without trials."""

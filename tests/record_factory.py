@@ -92,7 +92,7 @@ def sample(number: int, segment: int = 0, *, speed: float = 1.0, accuracy: float
         nfe=Nfe(full=4, window=steps - 4 if steps > 4 else 0, auxiliary=0),
         positions=steps * 160,
         flops=steps * 10**9,
-        forced_commits=number % 2,
+        forced_commits=int(number % 10 == 0),
         overrides=0,
         cut_tokens=0,
         seconds=Seconds(decode=decode, model=0.9 * decode, select=0.02 * decode, latency=decode),

@@ -17,12 +17,13 @@ from rich.console import Console
 
 from l2pd_bench.report import RENDERERS, Board, make_board, print_board
 from l2pd_bench.report.columns import COLUMNS, shown
+from l2pd_bench.seal import run_id
 
 
 class TestTerminal:
-    @pytest.mark.parametrize(("width", "tables"), [(160, 1), (80, 2), (60, 4)])
+    @pytest.mark.parametrize(("width", "tables"), [(200, 1), (160, 2), (80, 3), (60, 5)])
     def test_width(self, board: Board, width: int, tables: int) -> None:
-        """At 160 columns a section is one table, at 80 two; no line is too long and no number is cut."""
+        """At 200 columns a section is one table, at 160 two; no line is too long and no number is cut."""
         text = rendered(board, width)
         section = text[text.index("mini-math: model mini, cache dual") :]
         tokens = set(text.split())
@@ -34,13 +35,14 @@ class TestTerminal:
         for told in board.sections:
             for row in told.rows:
                 for column in COLUMNS:
-                    assert tokens & {column.text(row), f"*{column.text(row)}"}, column.title
+                    words = column.text(row).split() if column.is_words else [column.text(row)]
+                    assert all(tokens & {word, f"*{word}"} for word in words), column.title
                     assert set(column.detail(row).split()) <= tokens
 
     def test_mark_without_colour(self, board: Board) -> None:
         """The best value carries a mark that survives without colour; with colour it is bold too."""
-        plain = rendered(board, 160)
-        console = Console(width=160, file=io.StringIO(), force_terminal=True, color_system="standard")
+        plain = rendered(board, 200)
+        console = Console(width=200, file=io.StringIO(), force_terminal=True, color_system="standard")
         print_board(board, console)
         assert isinstance(console.file, io.StringIO)
 
@@ -67,8 +69,9 @@ class TestTerminal:
     def test_long_spec(self, tmp_path: Path) -> None:
         """A long strategy name is folded, between its parameters where that suffices, and nothing of it is lost."""
         spec = "./plugins/a_rather_long_name_of_a_file.py:Class:alpha=0.25,beta=0.75"
+        what = replace(manifest(ROUGH), strategy=replace(manifest(ROUGH).strategy, spec=spec))
         run = record(
-            tmp_path, replace(manifest(ROUGH), strategy=replace(manifest(ROUGH).strategy, spec=spec)), [sample(0)]
+            tmp_path, replace(what, run_id=run_id(what.protocol_hash, spec, what.strategy.code_hash)), [sample(0)]
         )
         text = rendered(make_board([run]), 80)
 

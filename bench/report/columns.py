@@ -20,7 +20,7 @@ NOT_DEPLOYABLE = "\N{DAGGER}"
 NOT_DEPLOYABLE_LEGEND = "not deployable: it goes by what is not known when decoding, and is not ranked"
 STRATEGY_LEGEND = "the rule that chooses which masks to fill at each step; everything else is equal within a section"
 BEST_LEGEND = (
-    "best of its column in the section, among finished deployable runs over the most items, as printed; "
+    "best of its column in the section, among VALID, finished, deployable runs over the most items, as printed; "
     "no mark where all are equal"
 )
 
@@ -40,21 +40,20 @@ class Column:
     value: Callable[[Row], float | None] | None = None  # what is compared, where one can be the best
     highest: bool = True  # whether the best is the highest
     in_seconds: bool = False  # whether it says something of this machine only
+    is_words: bool = False  # whether it holds words, to be read from the left and folded
     optional: bool = False  # whether it is left out of a section in which no row has anything to say
 
 
 def best(section: Section, column: Column) -> set[int]:
     """Indices of the best rows of a column; empty where there is nothing to choose between.
 
-    Only deployable, finished rows over the section's largest set of items compete, and seconds only
-    if all of them were measured on one kind of machine.
+    Only ranked rows over the section's largest set of items compete, and seconds only if all of
+    them were measured on one kind of machine.
     """
     if column.value is None or (column.in_seconds and not section.one_machine):
         return set()
     most = max(len(row.run.samples) for row in section.rows)
-    rows = {
-        i: row for i, row in enumerate(section.rows) if row.deployable and row.finished and len(row.run.samples) == most
-    }
+    rows = {i: row for i, row in enumerate(section.rows) if row.ranked and len(row.run.samples) == most}
     values = {i: v for i, row in rows.items() if (v := column.value(row)) is not None}
     texts = {i: column.text(section.rows[i]) for i in values}
     if len(set(texts.values())) < 2:
@@ -127,6 +126,11 @@ def _nfe_parts(row: Row) -> str:
 COLUMNS = (
     Column("n", "samples recorded (/ planned, where the run is not finished)", _samples),
     Column(
+        "valid",
+        "VALID, or INVALID: not to be trusted, for the reasons told below the table, and not ranked",
+        lambda row: MISSING if row.derived else "INVALID" if row.invalid else "VALID",
+    ),
+    Column(
         "acc. %",
         "mean score of the task, over the 95 % Wilson interval of the share of right answers",
         lambda row: _fixed(row.accuracy, 1) if row.run.manifest.graded else UNGRADED,
@@ -137,15 +141,17 @@ COLUMNS = (
     Column(
         "delta",
         "accuracy minus that of fixed-step with one token per step (base), in points, on the same samples; "
-        "p by McNemar's exact test",
+        "p by McNemar's exact test (the verdict goes by p adjusted for the rows of the section, Holm)",
         _delta,
         "p",
         _p,
     ),
     Column(
         "TPS",
-        "net tokens (before the first EoT) per decode second",
+        "net tokens (before the first EoT) per decode second; 95 % interval by bootstrap (of batches)",
         lambda row: _digits(row.tps),
+        "95 %",
+        lambda row: f"{_digits(i.low)}\N{EN DASH}{_digits(i.high)}" if (i := row.tps_interval) else "",
         value=lambda row: row.tps,
         in_seconds=True,
     ),
@@ -165,6 +171,13 @@ COLUMNS = (
         "95 %",
         lambda row: _interval(row.reference_speedup.interval, 2) if row.reference_speedup else "",
         value=lambda row: _factor(row.reference_speedup),
+    ),
+    Column(
+        "verdict",
+        "beside fixed-step, at 95 % confidence: faster or not; and whether the loss of right answers is below the "
+        "margin (Tango's interval), shown to be a loss, or undecided",
+        lambda row: "base" if row.is_baseline else row.verdict.text if row.verdict else MISSING,
+        is_words=True,
     ),
     Column("TPF", "net tokens per forward", lambda row: _fixed(row.tpf, 2), value=lambda row: row.tpf, group="work"),
     Column(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from l2pd_bench.report.board import Board, Section
+from l2pd_bench.report.board import Board, Frontier, Section
 from l2pd_bench.report.columns import (
     BEST_LEGEND,
     COLUMNS,
@@ -15,6 +15,8 @@ from l2pd_bench.report.columns import (
     best,
     shown,
 )
+from l2pd_bench.report.frontier_table import CURVE_COLUMNS, TITLE, pareto_lines
+from l2pd_bench.report.frontier_table import legend as curve_legend
 
 
 def to_markdown(board: Board) -> str:
@@ -29,25 +31,43 @@ def _lines(board: Board) -> Iterator[str]:
         yield from (f"## {_escaped(section.title)}", "")
         yield from _table(section)
         yield ""
+        yield from _frontier(section.frontier)
         if section.remarks:
             yield from (f"- {_escaped(remark)}" for remark in section.remarks)
             yield ""
     yield from ("### Legend", "", f"- **bold**: {BEST_LEGEND}", f"- **{STRATEGY}**: {STRATEGY_LEGEND}")
     yield f"- **{NOT_DEPLOYABLE}**: {NOT_DEPLOYABLE_LEGEND}"
     yield from (f"- **{column.title}**: {column.legend}" for column in COLUMNS)
+    frontiers = [section.frontier for section in board.sections]
+    yield from (f"- **{title}**: {text}" for title, text in curve_legend(frontiers))
 
 
 def _table(section: Section) -> Iterator[str]:
     columns = shown(section)
     winners = [best(section, column) for column in columns]
     yield _line([STRATEGY, *(f"{c.title} ({c.under})" if c.under else c.title for c in columns), "records"])
-    yield _line(["---", *("---:" for _ in columns), "---"])
+    yield _line(["---", *("---" if c.is_words else "---:" for c in columns), "---"])
     for index, row in enumerate(section.rows):
         cells = [f"`{row.spec}`" if row.deployable else f"`{row.spec}` {NOT_DEPLOYABLE}"]
         for column, winning in zip(columns, winners, strict=True):
             text = f"**{column.text(row)}**" if index in winning else column.text(row)
             cells.append(f"{text} ({detail})" if (detail := column.detail(row)) else text)
         yield _line([*cells, f"`{row.run.folder}`"])
+
+
+def _frontier(frontier: Frontier | None) -> Iterator[str]:
+    """The rows that no other one beats, and a table of the curves."""
+    if frontier is None:
+        return
+    yield from (f"- {what}: {', '.join(f'`{spec}`' for spec in specs)}" for what, specs in pareto_lines(frontier))
+    yield ""
+    if frontier.curves:
+        yield _line([TITLE, *(f"{c.title} ({c.under})" if c.under else c.title for c in CURVE_COLUMNS)])
+        yield _line(["---", *("---:" for _ in CURVE_COLUMNS)])
+        for curve in frontier.curves:
+            cells = (f"{c.text(curve)} ({c.detail(curve)})" if c.under else c.text(curve) for c in CURVE_COLUMNS)
+            yield _line([f"`{curve.name}` ({curve.knob})", *cells])
+        yield ""
 
 
 def _line(cells: list[str]) -> str:

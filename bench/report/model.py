@@ -9,31 +9,39 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 from l2pd_bench import stats
 from l2pd_bench.records import Run
 from l2pd_bench.report import pairing
+from l2pd_bench.report.advice import advice
 from l2pd_bench.report.board import Board, Row, Section
 from l2pd_bench.report.derived import oracle_threshold
+from l2pd_bench.report.frontier import make_frontier
 from l2pd_bench.report.remarks import remarks
+from l2pd_bench.report.validity import Drifts, drifts, invalid
 from l2pd_bench.schema import PROTOCOL
 from l2pd_bench.specs import Scalar
+from l2pd_bench.verdict import MARGIN, judge
 
 REFERENCE = {"cache": "none", "eot": "decode", "schedule": "blocks"}  # the setting the papers compare with
 
 
-def make_board(runs: Sequence[Run]) -> Board:
-    """The board of these runs."""
+def make_board(runs: Sequence[Run], margin: float = MARGIN) -> Board:
+    """The board of these runs; `margin`: points of accuracy that count as no loss."""
     groups: defaultdict[str, list[Run]] = defaultdict(list)
     for run in sorted(runs, key=lambda r: str(r.folder)):
         groups[run.manifest.protocol_hash].append(run)
     baselines = [run for run in runs if run.manifest.strategy.is_baseline]
-    sections = [_section(group, baselines, runs) for group in groups.values()]
+    known = drifts(runs)
+    sections = [_section(group, baselines, runs, known, margin) for group in groups.values()]
     notes = dict.fromkeys(note for group in groups.values() for run in group for note in run.manifest.notes)
     return Board(tuple(notes), tuple(sorted(sections, key=_order)))
 
 
-def _section(group: Sequence[Run], baselines: Sequence[Run], runs: Sequence[Run]) -> Section:
+def _section(
+    group: Sequence[Run], baselines: Sequence[Run], runs: Sequence[Run], known: Drifts, margin: float
+) -> Section:
     protocol = group[0].manifest.protocol
     protocol_hash = group[0].manifest.protocol_hash
     wanted = {**protocol, **REFERENCE}
@@ -44,11 +52,31 @@ def _section(group: Sequence[Run], baselines: Sequence[Run], runs: Sequence[Run]
     best_tau = oracle_threshold(group, same[0]) if len(same) == 1 else None
     every = [*group, best_tau] if best_tau else group
     rows = [
-        _row(run, _nearest(run, same), _nearest(run, plain), _nearest(run, oracles), decoded, run is best_tau)
+        _row(run, _nearest(run, same), _nearest(run, plain), _nearest(run, oracles), decoded, run is best_tau, known)
         for run in every
     ]
-    rows.sort(key=lambda row: (not row.deployable, not row.finished, -(row.tps or 0.0), row.spec))
-    return Section(_title(protocol, protocol_hash, runs), protocol, protocol_hash, tuple(rows), tuple(remarks(rows)))
+    rows = _judged(rows, margin)
+    rows.sort(key=lambda row: (not row.deployable, not row.finished, bool(row.invalid), -(row.tps or 0.0), row.spec))
+    told = filter(None, [advice(rows, margin), *remarks(rows)])
+    title = _title(protocol, protocol_hash, runs)
+    return Section(title, protocol, protocol_hash, tuple(rows), tuple(told), make_frontier(rows))
+
+
+def _judged(rows: Sequence[Row], margin: float) -> list[Row]:
+    """The rows with their verdicts, whose p are adjusted for each other (Holm)."""
+    tested = [i for i, row in enumerate(rows) if row.deployable and row.delta and row.delta.p is not None]
+    ps = [delta.p for i in tested if (delta := rows[i].delta) and delta.p is not None]
+    adjusted = dict(zip(tested, stats.holm(ps), strict=True))
+    judged = []
+    for i, row in enumerate(rows):
+        delta = row.delta and row.delta._replace(p_holm=adjusted.get(i))
+        has_verdict = row.baseline is not None and not row.is_baseline and row.deployable
+        verdict = None
+        if has_verdict:
+            interval = row.speedup.interval if row.speedup else None
+            verdict = judge(interval, delta.compared if delta else None, delta.p_holm if delta else None, margin)
+        judged.append(replace(row, delta=delta, verdict=verdict))
+    return judged
 
 
 def _nearest(run: Run, baselines: Sequence[Run]) -> Run | None:
@@ -61,10 +89,16 @@ def _nearest(run: Run, baselines: Sequence[Run]) -> Run | None:
 
 
 def _row(
-    run: Run, baseline: Run | None, reference: Run | None, oracle: Run | None, decoded: Sequence[Run], derived: bool
+    run: Run,
+    baseline: Run | None,
+    reference: Run | None,
+    oracle: Run | None,
+    decoded: Sequence[Run],
+    derived: bool,
+    known: Drifts,
 ) -> Row:
-    done = [s for s in run.samples if s.status == "ok"]
-    timed = list(pairing.timed(run).values())
+    done = sorted((s for s in run.samples if s.status == "ok"), key=lambda s: s.doc_id)
+    timed = [s for _, s in sorted(pairing.timed(run).items())]
     graded = run.samples if run.manifest.graded else ()
     accuracy = stats.mean([100 * pairing.score(s) for s in graded])
     interval = stats.wilson(sum(map(pairing.correct, graded)), len(graded))
@@ -80,13 +114,13 @@ def _row(
         derived=derived,
         errors=len(run.samples) - len(done),
         untimed=0 if derived else len(done) - len(timed),
-        invalid=(),
+        invalid=() if derived else invalid(run, known),
         verdict=None,
         accuracy=accuracy,
-        accuracy_interval=interval and stats.Interval(100 * interval.low, 100 * interval.high),
+        accuracy_interval=interval and interval.scaled(100),
         delta=pairing.delta(baseline, run) if baseline and graded else None,
         tps=stats.ratio([(s.tokens.net, s.seconds.decode) for s in timed]),
-        tps_interval=stats.bootstrap_ratio([(s.tokens.net, s.seconds.decode) for s in timed]),
+        tps_interval=pairing.rate_interval(run, timed),
         speedup=pairing.speedup(baseline, run) if baseline else None,
         reference_speedup=pairing.speedup(reference, run) if reference else None,
         tps_answer=stats.ratio([(s.tokens.answer, s.seconds.decode) for s in timed]),

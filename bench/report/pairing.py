@@ -7,11 +7,13 @@ the same process. It does not know where the baseline comes from.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from l2pd_bench import stats
 from l2pd_bench.records import Run
 from l2pd_bench.schema import Sample
+from l2pd_bench.verdict import Compared
 
 
 class Speedup(NamedTuple):
@@ -23,11 +25,22 @@ class Speedup(NamedTuple):
 
 
 class Delta(NamedTuple):
-    """Accuracy minus the baseline's in points, McNemar's p, and over how many samples."""
+    """Accuracy minus the baseline's in points, and McNemar's p.
+
+    `interval` is Tango's, of the difference in right answers, in points; `p_holm` is p
+    adjusted for the section's other rows. Both are None for the baseline itself.
+    """
 
     points: float
     p: float | None
-    pairs: int
+    compared: Compared
+    interval: stats.Interval | None
+    p_holm: float | None = None
+
+    @property
+    def pairs(self) -> int:
+        """Over how many samples."""
+        return self.compared.pairs
 
 
 def score(sample: Sample) -> float:
@@ -70,14 +83,28 @@ def speedup(base: Run, run: Run) -> Speedup | None:
     return Speedup(value, interval, len(pairs))
 
 
+def rate_interval(run: Run, samples: Sequence[Sample]) -> stats.Interval | None:
+    """The interval of net tokens per decode second, by bootstrap of batches: samples of one share its seconds."""
+    single = run.manifest.protocol["batch_size"] == 1
+    batches: defaultdict[object, list[Sample]] = defaultdict(list)
+    for s in samples:
+        batches[s.doc_id if single else (s.segment, s.seconds.latency)].append(s)
+    sums = [(float(sum(s.tokens.net for s in b)), sum(s.seconds.decode for s in b)) for b in batches.values()]
+    return stats.bootstrap_ratio(sums)
+
+
 def delta(base: Run, run: Run) -> Delta | None:
     """The difference in accuracy over the common items; None without one."""
     pairs = common(base, run)
     points = stats.mean([100 * (score(ours) - score(theirs)) for theirs, ours in pairs])
     if points is None:
         return None
-    p = None if base is run else stats.mcnemar([(correct(ours), correct(theirs)) for theirs, ours in pairs])
-    return Delta(points, p, len(pairs))
+    verdicts = [(correct(ours), correct(theirs)) for theirs, ours in pairs]
+    compared = Compared(len(pairs), verdicts.count((True, False)), verdicts.count((False, True)))
+    if base is run:
+        return Delta(points, None, compared, None)
+    interval = stats.paired_difference(compared.only_ours, compared.only_base, compared.pairs)
+    return Delta(points, stats.mcnemar(verdicts), compared, interval and interval.scaled(100))
 
 
 def agreement(base: Run, run: Run) -> float | None:

@@ -37,6 +37,10 @@ def remarks(rows: Sequence[Row]) -> list[str]:
         found.append("measured on different machines, threads or versions: seconds and TPS are not to be compared")
     if len({len(row.run.samples) for row in rows}) > 1:
         found.append("rows are over different numbers of items; only those over the most can be the best")
+    reasons = dict.fromkeys(reason for row in rows for reason in row.invalid)
+    found += [f"INVALID: {reason}: {_names([r for r in rows if reason in r.invalid], rows)}" for reason in reasons]
+    if unsettled := [row for row in rows if not _has_settled(row)]:
+        found.append(f"the times of the warm-up had not settled: {_names(unsettled, rows)}")
     for row in rows:
         found += [f"{row.spec}: {text}" for text in _of_row(row)]
     return found
@@ -88,6 +92,14 @@ def _of_row(row: Row) -> list[str]:
     if row.reference and row.reference is not row.run and row.reference is not row.baseline:
         found += _unpaired(row, row.reference_speedup, "the reference", "speedup vs reference")
     return found
+
+
+def _has_settled(row: Row) -> bool:
+    return row.derived or all(s.warmup.is_stable for s in row.run.manifest.segments if s.warmup.rounds)
+
+
+def _names(some: Sequence[Row], rows: Sequence[Row]) -> str:
+    return "all rows" if len(some) == sum(not row.derived for row in rows) > 1 else ", ".join(r.spec for r in some)
 
 
 def _unpaired(row: Row, speedup: pairing.Speedup | None, whom: str, what: str) -> list[str]:

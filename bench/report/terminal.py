@@ -12,7 +12,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from l2pd_bench.report.board import Board, Row, Section
+from l2pd_bench.report.board import Board, Frontier, Row, Section
 from l2pd_bench.report.columns import (
     BEST_LEGEND,
     COLUMNS,
@@ -25,8 +25,11 @@ from l2pd_bench.report.columns import (
     name,
     shown,
 )
+from l2pd_bench.report.frontier_table import CURVE_COLUMNS, TITLE, pareto_lines
+from l2pd_bench.report.frontier_table import legend as curve_legend
 
 MARK = "*"
+WORDS_WIDTH = 24
 STRATEGY_WIDTHS = (36, 20)  # in one table of everything, in several stacked ones
 
 
@@ -41,6 +44,8 @@ def print_board(board: Board, console: Console) -> None:
             console.print()
             console.print(table)
         console.print()
+        if section.frontier is not None:
+            _print_frontier(section.frontier, console)
         for folder in sorted({_pattern(row) for row in section.rows}):
             console.print(_pairs([("records:", folder)]))
         console.print(_pairs([("-", remark) for remark in section.remarks]))
@@ -50,6 +55,7 @@ def print_board(board: Board, console: Console) -> None:
         (NOT_DEPLOYABLE, NOT_DEPLOYABLE_LEGEND),
         (STRATEGY, STRATEGY_LEGEND),
         *((c.title, c.legend) for c in COLUMNS),
+        *curve_legend(section.frontier for section in board.sections),
     ]
     console.print(_pairs(legend, "dim"))
 
@@ -79,12 +85,34 @@ def _table(section: Section, columns: Sequence[Column], strategy_width: int) -> 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column(STRATEGY, overflow="fold")
     for column in columns:
-        table.add_column(f"{column.title}\n{column.under}".strip(), justify="right", overflow="fold")
+        table.add_column(
+            f"{column.title}\n{column.under}".strip(),
+            justify="left" if column.is_words else "right",
+            overflow="fold",
+            max_width=WORDS_WIDTH if column.is_words else None,
+        )
     winners = [best(section, column) for column in columns]
     for index, row in enumerate(section.rows):
         cells = (_cell(row, column, index in w) for column, w in zip(columns, winners, strict=True))
         table.add_row(_folded(name(row), strategy_width), *cells)
     return table
+
+
+def _print_frontier(frontier: Frontier, console: Console) -> None:
+    """The rows that no other one beats, and a table of the curves."""
+    console.print(_pairs([(f"{what}:", ", ".join(specs)) for what, specs in pareto_lines(frontier)]))
+    if frontier.curves:
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+        table.add_column(TITLE, overflow="fold")
+        for column in CURVE_COLUMNS:
+            table.add_column(f"{column.title}\n{column.under}".strip(), justify="right", overflow="fold")
+        for curve in frontier.curves:
+            label = _folded(f"{curve.name} ({curve.knob})", STRATEGY_WIDTHS[-1])
+            cells = (f"{column.text(curve)}\n{column.detail(curve)}".strip() for column in CURVE_COLUMNS)
+            table.add_row(label, *map(Text, cells))
+        console.print()
+        console.print(table)
+    console.print()
 
 
 def _cell(row: Row, column: Column, is_best: bool) -> Text:

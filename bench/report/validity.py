@@ -1,0 +1,109 @@
+"""Whether a row may be trusted: VALID, or INVALID with the reasons.
+
+Reads what the records say of how they came about; computes no column.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import NamedTuple
+
+from l2pd_bench.records import Run
+from l2pd_bench.schema import Sample
+from l2pd_bench.stats import CONFIDENCE
+
+FEWEST_SAMPLES = 10  # no claim is made on fewer
+DRIFT = 0.1  # share by which the machine's speed may change while rows take turns
+FORCED = 0.1  # share of a row's forwards after which the engine may have chosen in the strategy's stead
+BLOCKS = 10  # of either half of a session, whose medians are compared
+
+TOO_FEW = "too few samples for a claim"
+
+
+class Drift(NamedTuple):
+    """Seconds per unit of work in the later half of a session over those in the earlier one, with its 95 % interval."""
+
+    ratio: float
+    low: float
+    high: float
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the whole interval lies beyond what is allowed."""
+        return self.low > 1 + DRIFT or self.high < 1 / (1 + DRIFT)
+
+
+Drifts = Mapping[tuple[str, str], Drift]  # by session and task: what has taken turns
+
+
+def drifts(runs: Sequence[Run]) -> Drifts:
+    """How the machine's speed changed while the runs of a task took turns in a process.
+
+    Every sample's seconds per FLOP, over the median of its run, in the order of time; medians
+    of blocks of the two halves are compared by Welch's t on their logarithms. Nothing is said
+    of fewer than two samples a block.
+    """
+    pooled: defaultdict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    for run in runs:
+        sessions: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+        for sample in run.samples:
+            if sample.timed and sample.status == "ok" and sample.seconds.decode > 0:
+                session = run.manifest.segments[sample.segment].session
+                sessions[session].append((sample.elapsed_s, sample.seconds.decode / _work(sample)))
+        for session, series in sessions.items():
+            usual = median(cost for _, cost in series)
+            pooled[session, str(run.manifest.protocol["task"])] += [(at, cost / usual) for at, cost in series]
+    return {key: _drift([cost for _, cost in sorted(s)]) for key, s in pooled.items() if len(s) >= 4 * BLOCKS}
+
+
+def invalid(run: Run, known: Drifts) -> tuple[str, ...]:
+    """Why a run is not to be trusted; empty if nothing speaks against it."""
+    reasons = []
+    samples, segments = run.samples, run.manifest.segments
+    for status, what in (("oom", "ran out of memory"), ("error", "ended in an error")):
+        if count := sum(s.status == status for s in samples):
+            reasons.append(f"{count} of {len(samples)} samples {what}")
+    if foreign := sorted({program for segment in segments for program in segment.foreign}):
+        reasons.append(f"other programs computed on the device: {', '.join(foreign)}")
+    if differing := sum(s.alone.differing for s in segments if s.alone):
+        total = sum(s.alone.samples for s in segments if s.alone)
+        reasons.append(f"tokens depend on the batch: {differing} of {total} samples came out otherwise when alone")
+    forwards = sum(s.nfe.total for s in samples)
+    forced = sum(s.forced_commits for s in samples)
+    if forced > FORCED * forwards:
+        reasons.append(
+            f"after {100 * forced / forwards:.0f} % of its forwards the strategy chose nothing, and the engine did"
+        )
+    task = str(run.manifest.protocol["task"])
+    found = {s.session: known[s.session, task] for s in segments if (s.session, task) in known}
+    if shown := [d for d in found.values() if d.is_shown]:
+        worst = max(shown, key=lambda d: abs(math.log(d.ratio)))
+        reasons.append(
+            f"the machine's speed drifted: seconds per work changed by {100 * (worst.ratio - 1):+.0f} % "
+            f"({100 * (worst.low - 1):+.0f} to {100 * (worst.high - 1):+.0f}) within a session"
+        )
+    if len(samples) < FEWEST_SAMPLES:
+        reasons.append(f"{TOO_FEW}: {len(samples)}, expected at least {FEWEST_SAMPLES}")
+    return tuple(reasons)
+
+
+def _work(sample: Sample) -> float:
+    return float(sample.flops or sample.nfe.total)
+
+
+def _drift(costs: Sequence[float]) -> Drift:
+    from scipy.stats import ttest_ind
+
+    half = len(costs) // 2
+    earlier, later = (
+        [math.log(median(part[i * len(part) // BLOCKS : (i + 1) * len(part) // BLOCKS])) for i in range(BLOCKS)]
+        for part in (costs[:half], costs[half:])
+    )
+    difference = sum(later) / BLOCKS - sum(earlier) / BLOCKS
+    if len({*earlier}) == len({*later}) == 1:
+        return Drift(*[math.exp(difference)] * 3)  # nothing varies
+    interval = ttest_ind(later, earlier, equal_var=False).confidence_interval(CONFIDENCE)
+    return Drift(math.exp(difference), math.exp(interval.low), math.exp(interval.high))
