@@ -1,0 +1,101 @@
+"""Plots of a board for a terminal: accuracy over speed, drawn with letters.
+
+Drawn by hand, of ASCII: a plotting library's axes are of characters that not every
+terminal has, and its series differ in colour. Here a letter tells the series, and its
+capital the Pareto frontier, so that nothing is lost without colour.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from string import ascii_lowercase
+
+from rich.console import Console
+from rich.text import Text
+
+from l2pd_bench.report.board import Board, Section
+from l2pd_bench.report.series import (
+    Axis,
+    Panel,
+    Series,
+    log_axis,
+    panels_of,
+    percent_axis,
+    points,
+    printable,
+    series_of,
+)
+
+HEIGHT, WIDEST, MARGIN = 15, 100, 5  # lines, columns, columns left of the axis
+SEVERAL, REST, NEVER_BEST = "#", ".", "*"
+KEY = "capital: on the Pareto frontier; #: several; log scale"
+
+
+def print_plots(board: Board, console: Console) -> None:
+    """Write the plots of every section, as wide as the console is."""
+    for section in board.sections:
+        console.print()
+        console.print(Text(printable(section.title), style="bold"))
+        for line in plot(section, min(console.width, WIDEST)):
+            console.print(Text(line))
+
+
+def plot(section: Section, width: int) -> list[str]:
+    """The lines of a section's plots and their key; one sentence where there is nothing to draw."""
+    series = series_of(section)
+    if not any(s.kind != "bound" for s in series):
+        return ["nothing to plot: no row is finished, VALID and graded"]
+    letters = _letters(series)
+    lines = [line for panel in panels_of(section) for line in _panel(panel, series, letters, width)]
+    key = [f"{letter} {printable(s.label)}" for letter, s in zip(letters, series, strict=True)]
+    return [*lines, "", *key, KEY]
+
+
+def _letters(series: Sequence[Series]) -> list[str]:
+    """One for each: a letter, or what all share for which none is left."""
+    free = iter(ascii_lowercase)
+    return [NEVER_BEST if s.kind == "bound" else next(free, REST) for s in series]
+
+
+def _panel(panel: Panel, series: Sequence[Series], letters: Sequence[str], width: int) -> Iterator[str]:
+    found = [(p, letter) for s, letter in zip(series, letters, strict=True) for p in points(s.rows, panel.speed)]
+    if not found:
+        return
+    across, up = log_axis([x for (_, x, _), _ in found]), percent_axis([y for (_, _, y), _ in found])
+    columns = width - MARGIN - 2
+    canvas = [[" "] * columns for _ in range(HEIGHT)]
+    best = {id(row) for row in panel.frontier}
+    for (row, x, y), letter in sorted(found, key=lambda item: id(item[0][0]) in best):  # the frontier on top
+        line, column = _line(y, up), _column(x, across, columns)
+        under = canvas[line][column]
+        is_shared = under not in (" ", letter, letter.upper()) and not under.isupper()
+        canvas[line][column] = letter.upper() if id(row) in best else SEVERAL if is_shared else letter
+    yield from ("", f"accuracy (%) over {panel.title}")
+    marks = {_line(tick, up): f"{tick:g}" for tick in up.ticks}
+    for i, cells in enumerate(canvas):
+        yield f"{marks.get(i, ''):>{MARGIN}} {'+' if i in marks else '|'}{''.join(cells)}".rstrip()
+    yield from _foot(across, columns)
+
+
+def _foot(across: Axis, columns: int) -> Iterator[str]:
+    """The axis below, and the numbers along it as far as there is room."""
+    line, words = ["-"] * columns, [" "] * columns
+    free = 0
+    for tick in across.ticks:
+        column, word = _column(tick, across, columns), f"{tick:g}"
+        begin = min(max(column - len(word) // 2, 0), columns - len(word))
+        line[column] = "+"
+        if begin >= free:
+            words[begin : begin + len(word)] = word
+            free = begin + len(word) + 1
+    yield " " * MARGIN + " +" + "".join(line)
+    yield " " * MARGIN + "  " + "".join(words).rstrip()
+
+
+def _line(y: float, up: Axis) -> int:
+    return round((up.high - y) / (up.high - up.low) * (HEIGHT - 1))
+
+
+def _column(x: float, across: Axis, columns: int) -> int:
+    return round(math.log(x / across.low) / math.log(across.high / across.low) * (columns - 1))
