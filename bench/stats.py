@@ -93,8 +93,8 @@ def samples_needed(only_first: int, only_second: int, pairs: int, margin: float)
     count, most = max(pairs, 1), 100_000_000
 
     def tells(n: int) -> bool:
-        found = paired_difference(only_first * n / pairs, only_second * n / pairs, n) if pairs else None
-        found = found or paired_difference(0, 0, n)
+        share = n / pairs if pairs else 0
+        found = paired_difference(only_first * share, only_second * share, n)
         return found is not None and (found.low > -margin or found.high < 0)
 
     while not tells(count):

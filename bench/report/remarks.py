@@ -69,7 +69,7 @@ def _of_row(row: Row) -> list[str]:
     if row.run.torn_bytes:
         found.append("the last line of its samples is torn and was left out; continuing the run repairs it")
     if row.errors:
-        first = next(s for s in samples if s.status == "error")
+        first = next(s for s in samples if s.status != "ok")
         found.append(
             f"{row.errors} of {len(samples)} samples ended in an error and count as wrong "
             f"(first: {first.doc_id}: {_plain(first.error)}); repeat the command to try them again"
