@@ -19,6 +19,7 @@ class Format(StrEnum):
     csv = "csv"
     json = "json"
     latex = "latex"
+    html = "html"
 
 
 def report(
@@ -37,7 +38,7 @@ def report(
     if format is Format.rich:
         if output is not None:
             raise UsageError(
-                "output: 'rich' is for the terminal; choose --format markdown, csv, json or latex to write a file"
+                "output: 'rich' is for the terminal; choose --format markdown, csv, json, latex or html to write a file"
             )
         print_board(board, Console())
         return
