@@ -9,6 +9,7 @@ from l2pd_bench.engine import DecodeSettings
 from l2pd_bench.errors import UsageError
 from l2pd_bench.strategies.base import Strategy
 from l2pd_bench.tasks.base import Item, Task
+from l2pd_bench.trace import TraceFile
 from l2pd_bench.writer import RunWriter
 
 
@@ -21,6 +22,7 @@ class Cell:
     settings: DecodeSettings
     batch_size: int
     writer: RunWriter
+    traces: TraceFile | None = None  # where steps are written down, if they are
     reference: Cell | None = None  # the baseline's, if the strategy is shown its decode
     segment: int = -1
     failed: str | None = None

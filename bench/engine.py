@@ -90,12 +90,14 @@ def decode(
     seeds: Sequence[int],
     settings: DecodeSettings,
     references: Sequence[Sequence[int]] | None = None,
+    observe: step.Observer | None = None,
 ) -> BatchDecoded:
     """Fill a batch of canvases. `seeds`: one per prompt, see `noise.sample_seed`.
 
     `references`: the `output_ids` of the baseline's decode in the same setting, for a
     strategy that is shown them (`uses_reference`); under EoT policy `predict` its canvas
-    ends where the reference does from the beginning.
+    ends where the reference does from the beginning. `observe`: told of every forward, once
+    for each sample that was active in it; what it does costs decode seconds.
     Raises UsageError for no prompts, another number of seeds or references, references
     that are missing, and settings that the strategy cannot be decoded in; PluginError if
     it breaks its contract or never finishes a block.
@@ -109,7 +111,8 @@ def decode(
         )
     check_frontier(strategy, settings, len(prompts))
     with torch.inference_mode():
-        return _decode(host, strategy, prompts, seeds, settings, references if strategy.uses_reference else None)
+        shown = references if strategy.uses_reference else None
+        return _decode(host, strategy, prompts, seeds, settings, shown, observe)
 
 
 def check_frontier(strategy: Strategy, settings: DecodeSettings, batch_size: int) -> None:
@@ -157,6 +160,7 @@ def _decode(
     seeds: Sequence[int],
     settings: DecodeSettings,
     references: Sequence[Sequence[int]] | None,
+    observe: step.Observer | None,
 ) -> BatchDecoded:
     cache, n, frontier = policy(settings.cache), settings.block_length, strategy.frontier()
     reference = None
@@ -221,12 +225,14 @@ def _decode(
                 sample.nfe_auxiliary += helped
                 sample.flops += helped_flops[i]
                 _count(sample, host, window, canvas.padding[i], length, min(ahead, length) - block.start)
-                masks_left = host.mask_id in ids
-                if masks_left and _ends(ids, host, settings.eot):
+                masks_left, stop = host.mask_id in ids, _stop(ids, host, settings.eot)
+                active[i] = masks_left and not stop
+                if masks_left and stop:
                     block_ids = canvas.ids[i, block]  # nothing more to choose in this row
                     block_ids.masked_fill_(block_ids == host.mask_id, host.eot_id)
-                    masks_left = False
-                active[i] = masks_left
+                if observe is not None:
+                    end = block.start + stop if stop else rows[i].end
+                    observe(step.Told(canvas.rows[i], block, ids, seen.confidence[i], canvas.start, end))
             if canvas.trim([row.end for row in read]):
                 session.resize(canvas.lengths)
             steps += 1
@@ -235,10 +241,10 @@ def _decode(
         for i, row in enumerate(rows):
             sample, ids = samples[canvas.rows[i]], row.ids[: row.end - block.start]
             ids = ids[: ids.index(host.mask_id)] if host.mask_id in ids else ids  # a frontier leaves masks
-            ended = _ends(ids, host, settings.eot)
-            sample.output_ids += ids[: ids.index(host.eot_id) + 1] if ended else ids
+            stop = _stop(ids, host, settings.eot)
+            sample.output_ids += ids[:stop] if stop else ids
             sample.cut_tokens = canvas.start + settings.gen_length - row.end
-            if not ended and canvas.start + len(sample.output_ids) < row.end:
+            if not stop and canvas.start + len(sample.output_ids) < row.end:
                 going.append(i)
         if not going:
             break
@@ -271,9 +277,10 @@ def _turns(
         left = 0 if frontier.window is None else max(before - frontier.window + 1, 0)
 
 
-def _ends(ids: list[int], host: Host, eot: str) -> bool:
-    """Whether a sample ends in this block: an EoT is committed and every position before it is filled."""
-    return eot == "stop" and host.eot_id in ids and host.mask_id not in ids[: ids.index(host.eot_id)]
+def _stop(ids: list[int], host: Host, eot: str) -> int:
+    """How many ids of a block a sample has if it ends there: with an EoT, all before it filled; else 0."""
+    stop = ids.index(host.eot_id) + 1 if eot == "stop" and host.eot_id in ids else 0
+    return 0 if host.mask_id in ids[:stop] else stop
 
 
 def _count(sample: Decoded, host: Host, window: slice, padding: int, length: int, logits: int) -> None:

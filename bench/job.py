@@ -19,6 +19,7 @@ from l2pd_bench.registry import StrategySpec, load_host, load_strategy, load_tas
 from l2pd_bench.schema import StrategyRecord
 from l2pd_bench.strategies.base import Strategy
 from l2pd_bench.tasks.base import Item, Task
+from l2pd_bench.watch import require_terminal
 
 Prompts = dict[tuple[str, str], list[int]]  # by task and doc_id, as ids are a task's own
 
@@ -46,6 +47,8 @@ class Wanted(NamedTuple):
 
 def prepare_job(plan: Plan) -> Job:
     """Load what the plan names, the model last; raises UsageError for what cannot be decoded."""
+    if plan.watch:
+        require_terminal()
     strategies = [load_strategy(text) for text in plan.strategy]
     _refuse_twice("strategy", plan.strategy, [spec.spec for _, spec in strategies])
     tasks, items = _tasks_and_items(plan, chat=False)

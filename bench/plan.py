@@ -54,6 +54,8 @@ class Plan:
     sandbox: str | None = None
     unsafe_code: bool = False
     output: Path = Path("runs")
+    trace: bool = False  # write down every step, in a second decode that is not timed
+    watch: bool = False  # show that decode in the terminal
     matrices: tuple[Mapping[str, Any], ...] = ()  # each replaces some of the lists; none: one matrix, of the lists
 
     def __post_init__(self) -> None:

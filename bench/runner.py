@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,8 @@ from rich.text import Text
 
 from l2pd_bench.cells import Cell, find_references, turns
 from l2pd_bench.engine import BatchDecoded, decode
-from l2pd_bench.errors import BenchError
+from l2pd_bench.errors import BenchError, PluginError, UsageError
+from l2pd_bench.follow import follow, untraced
 from l2pd_bench.foreign import ForeignWatch
 from l2pd_bench.hosts.base import Host
 from l2pd_bench.job import Job, prepare_job, told, wanted_of
@@ -37,7 +38,9 @@ from l2pd_bench.sample_record import sample_record
 from l2pd_bench.schema import Git, Manifest, Warmup
 from l2pd_bench.seal import run_id
 from l2pd_bench.tasks.base import Item, Task
+from l2pd_bench.trace import TraceFile
 from l2pd_bench.warmup import compare_alone, warm_up
+from l2pd_bench.watch import Watch
 from l2pd_bench.writer import new_session, open_run
 
 
@@ -100,7 +103,8 @@ def run_job(plan: Plan, job: Job, *, command: str, restart: bool = False) -> Out
                 writer = stack.enter_context(open_run(plan.output, manifest, restart=restart))
                 for notice in filter(None, (writer.recovered, writer.set_aside and f"set aside: {writer.set_aside}")):
                     console.print(f"note: {notice}", style="yellow", markup=False)
-                cells[task.name].append(Cell(strategy, task, setting, batch_size, writer))
+                traces = stack.enter_context(TraceFile(writer.folder)) if plan.trace else None
+                cells[task.name].append(Cell(strategy, task, setting, batch_size, writer, traces))
             find_references(cells[task.name])
         return _run_cells(plan, job, cells, console, command)
 
@@ -110,6 +114,7 @@ def _run_cells(plan: Plan, job: Job, cells: dict[str, list[Cell]], console: Cons
     every = [cell for group in cells.values() for cell in group]
     left = sum(len(items[cell.task.name]) - len(cell.done(items[cell.task.name])) for cell in every)
     session = Session(new_session(), perf_counter(), ForeignWatch(job.host.device))
+    untold: list[str] = []
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -120,23 +125,32 @@ def _run_cells(plan: Plan, job: Job, cells: dict[str, list[Cell]], console: Cons
     try:
         with Progress(*columns, console=console, transient=True) as progress:
             bar = progress.add_task("decoding", total=left)
+            watch = Watch(console, progress) if plan.watch else None
+            if watch is not None and not left:
+                console.print("note: nothing is left to decode, so there is nothing to watch; see `l2pd-bench replay`")
             for task in job.tasks:
                 for cell, batch in turns(cells[task.name], items[task.name]):
                     progress.update(bar, description=f"{task.name} {cell.writer.manifest.strategy.spec}")
                     if cell.failed is None:
                         _run_batch(job, cell, batch, plan.seed, session)
+                    if cell.failed is None and (watch is not None or cell.traces is not None):
+                        _follow(job, cell, batch, plan.seed, session, watch)
                     progress.advance(bar, len(batch))
                     _note_foreign(cells[task.name], session.foreign.see())
                 _note_foreign(cells[task.name], session.foreign.see(always=True))
                 for cell in cells[task.name]:
                     if cell.failed is None and cell.writer.manifest.status != "finished":
                         cell.writer.finish("finished")
+                for cell in cells[task.name]:
+                    if cell.failed is None and cell.traces is not None:
+                        progress.update(bar, description=f"{task.name} {cell.writer.manifest.strategy.spec}, traces")
+                        untold += _catch_up(job, cell, cell.traces, plan.seed)
     except KeyboardInterrupt:
         for cell in every:
             if len(cell.done(items[cell.task.name])) < len(items[cell.task.name]):
                 cell.writer.finish("interrupted")
         return Outcome([c.writer.folder for c in every], 130, f"interrupted; to continue: {command}")
-    failures = [f"failed: {c.writer.folder}: {c.failed}" for c in every if c.failed is not None]
+    failures = [*(f"failed: {c.writer.folder}: {c.failed}" for c in every if c.failed is not None), *untold]
     return Outcome([c.writer.folder for c in every], 1 if failures else 0, "\n".join(failures))
 
 
@@ -145,7 +159,8 @@ def _run_batch(job: Job, cell: Cell, batch: Sequence[Item], seed: int, session: 
     host, grader = job.host, job.grader
     ids = [job.prompts[cell.task.name, item.doc_id] for item in batch]
     seeds = [sample_seed(seed, item.doc_id) for item in batch]
-    try:
+    records = []
+    with _failing(cell, session):
         references = cell.references(batch)
 
         def decode_rows(rows: slice) -> BatchDecoded:
@@ -174,13 +189,39 @@ def _run_batch(job: Job, cell: Cell, batch: Sequence[Item], seed: int, session: 
             )
             for item, prompt, sample in zip(batch, ids, decoded.samples, strict=True)
         ]
+    if cell.failed is None:
+        cell.writer.append(records)
+
+
+def _follow(job: Job, cell: Cell, batch: Sequence[Item], seed: int, session: Session, watch: Watch | None) -> None:
+    """Decode a recorded batch once more, to write its steps down or to show them; other tokens fail the cell."""
+    traces = []
+    with _failing(cell, session):
+        traces = follow(job, cell, batch, seed, watch)
+    if cell.failed is None and cell.traces is not None:
+        cell.traces.append(traces)
+
+
+def _catch_up(job: Job, cell: Cell, file: TraceFile, seed: int) -> list[str]:
+    """Trace what is recorded without a trace; what is wrong then is told, as it is not this run's."""
+    for batch in untraced(cell, job.items[cell.task.name]):
+        try:
+            traces = follow(job, cell, batch, seed)
+        except (PluginError, UsageError) as error:
+            return [f"not traced: {cell.writer.folder}: {error}"]
+        file.append(traces)
+    return []
+
+
+@contextmanager
+def _failing(cell: Cell, session: Session) -> Iterator[None]:
+    """What a strategy or a task raises fails the cell."""
+    try:
+        yield
     except BenchError as error:
         _fail(cell, str(error), session)
-        return
     except Exception as error:  # noqa: BLE001  # a plugin's own bug: it ends its row, with the place, and no other
         _fail(cell, f"{type(error).__name__}: {error} ({_place(error, cell)})", session)
-        return
-    cell.writer.append(records)
 
 
 def _note_foreign(cells: Sequence[Cell], programs: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ and what it costs is the loop's affair (`engine.py`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -46,6 +47,20 @@ class RowRead(NamedTuple):
     end: int  # the column behind its last
     forced: bool
     overridden: bool
+
+
+class Told(NamedTuple):
+    """One row after a step, as an observer of the decode is told. Nothing in it is to be changed."""
+
+    row: int  # its place in the batch as it began
+    block: slice  # columns of the canvas
+    ids: list[int]  # of the block, up to where the row ends
+    confidence: Tensor  # (C,) float32, C >= len(ids): of the model's picks from the block's first column on
+    start: int  # the column of the first mask of the generation region
+    end: int  # the column behind the row's last: EoT policies "predict" and "stop" lower it
+
+
+Observer = Callable[[Told], None]
 
 
 def predict(host: Host, canvas: Canvas, logits: Tensor, start: int, step: int, temperature: float) -> Prediction:

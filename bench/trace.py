@@ -7,13 +7,15 @@ row's seconds nothing. It holds its tokens' texts, so it can be shown without th
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from l2pd_bench.durable import reported
+from l2pd_bench.durable import AppendFile, reported
 from l2pd_bench.errors import RecordError
 
 TRACES = "trace.jsonl"
@@ -31,7 +33,7 @@ class TraceStep:
     tokens: list[int]  # what they were filled with
     confidences: list[float]  # how sure the model was of its picks there
     remasked: list[int]  # those emptied again
-    end: int  # length of the generation region after this step: EoT prediction may have cut it
+    end: int  # length of the generation region after this step: an EoT may have cut it (predict), or ended it (stop)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,10 +66,49 @@ def read_traces(folder: Path) -> dict[str, Trace]:
     return {trace.doc_id: trace for trace in _lines(folder / TRACES)}
 
 
-def _lines(path: Path) -> Iterator[Trace]:
+class TraceFile:
+    """Appends traces to those of the run in `folder`, which must be locked; `done` are the doc_ids of all of them.
+
+    The file is made with the first trace; a torn last line is cut off then. Raises
+    RecordError for a line that is no trace.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / TRACES
+        self._file: AppendFile | None = None
+        self.done = {trace.doc_id for trace in _lines(self._path)}
+
+    def append(self, traces: Sequence[Trace]) -> None:
+        """Record traces: on return they are on the disk; after an error none of them is."""
+        with reported("write traces", self._path, "free space or mend the disk, and repeat the command"):
+            if self._file is None:
+                self._file = AppendFile(self._path, len(_intact(self._path)))
+            self._file.append(b"".join(map(encode_trace, traces)))
+        self.done |= {trace.doc_id for trace in traces}
+
+    def close(self) -> None:
+        """Close the file; a later append fails."""
+        if self._file is not None:
+            self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _intact(path: Path) -> bytes:
+    """What is in the file, without a torn last line."""
     with reported("read", path, "check its permissions"):
-        *lines, _torn = (path.read_bytes() if path.exists() else b"").split(b"\n")
-    for number, line in enumerate(lines, start=1):
+        data = path.read_bytes() if path.exists() else b""
+    return data[: data.rfind(b"\n") + 1]
+
+
+def _lines(path: Path) -> Iterator[Trace]:
+    for number, line in enumerate(_intact(path).split(b"\n")[:-1], start=1):
         try:
             trace = _TRACE.validate_json(line)
         except ValidationError as failure:

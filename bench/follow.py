@@ -1,0 +1,57 @@
+"""The decode that follows a timed one: the recorded batch once more, for its traces or to be watched.
+
+It is outside of all clocks. Which batches there are, the records tell; what is done with
+the traces is the runner's affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from l2pd_bench.cells import Cell
+from l2pd_bench.job import Job
+from l2pd_bench.noise import sample_seed
+from l2pd_bench.schema import Sample
+from l2pd_bench.tasks.base import Item
+from l2pd_bench.trace import Trace
+from l2pd_bench.tracer import Batch, trace_batch
+
+if TYPE_CHECKING:
+    from l2pd_bench.watch import Watch
+
+
+def follow(job: Job, cell: Cell, items: Sequence[Item], seed: int, watch: Watch | None = None) -> list[Trace]:
+    """Decode recorded items once more; the first of them may be watched.
+
+    Raises PluginError if a sample comes out otherwise than it is recorded.
+    """
+    batch = Batch(
+        items,
+        [job.prompts[cell.task.name, item.doc_id] for item in items],
+        [sample_seed(seed, item.doc_id) for item in items],
+        cell.references(items),
+        [cell.writer.samples[item.doc_id].output_ids for item in items],
+    )
+    if watch is None:
+        return trace_batch(job.host, cell.strategy, cell.settings, batch)
+    title = f"{cell.writer.manifest.strategy.spec}  {items[0].doc_id}"
+    with watch.showing(title, cell.settings.gen_length, job.host) as on_step:
+        return trace_batch(job.host, cell.strategy, cell.settings, batch, on_step)
+
+
+def untraced(cell: Cell, items: Sequence[Item]) -> Iterator[list[Item]]:
+    """Those of `items` that are recorded and not traced, with those that they were decoded with."""
+    known = {item.doc_id: item for item in items}
+    traced = cell.traces.done if cell.traces is not None else set()
+    for samples in batches(cell.writer.samples.values()):
+        batch = [known[sample.doc_id] for sample in samples if sample.doc_id in known and sample.status == "ok"]
+        if any(item.doc_id not in traced for item in batch):
+            yield batch
+
+
+def batches(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
+    """A run's samples, in their order, by the batches that they were decoded in."""
+    for _, batch in groupby(samples, key=lambda sample: (sample.segment, sample.elapsed_s)):
+        yield list(batch)
