@@ -3,8 +3,8 @@
 Figures are ratios with their spread over the rounds: seconds on a shared machine mean
 little, ratios taken side by side mean something. `engine` measures in one process, in
 turns, the embedded model and the strategy `fixed-step`, whose forwards are known in
-advance, so that the bare forwards can be repeated without the engine. `loading` is in
-`benchmark_loading.py`.
+advance, so that the bare forwards can be repeated without the engine. `loading` and
+`report` are in files of their own.
 """
 
 from __future__ import annotations
@@ -53,13 +53,24 @@ class Figure:
 
 
 def measure(what: str, rounds: int) -> list[Figure]:
-    """Run a benchmark: `engine`, or `loading`."""
+    """Run a benchmark: `engine`, `loading` or `report`."""
     if rounds < 1:
         raise UsageError(f"rounds: got {rounds}, expected at least 1")
-    benchmarks = {"engine": _engine, "loading": _loading}
+    benchmarks = {"engine": _engine, "loading": _loading, "report": _report}
     if what not in benchmarks:
         raise unknown("bench", what, benchmarks)
     return benchmarks[what](rounds)
+
+
+def _report(rounds: int) -> list[Figure]:
+    from l2pd_bench.benchmark_report import PEAK_BYTES, SECONDS, measure_report
+
+    figures = []
+    for shape, seen in measure_report(rounds).items():
+        figures.append(Figure(f"report on {shape}, seconds", [s["seconds"] for s in seen], at_most=SECONDS))
+        peaks = [s["peak_bytes"] / 1e9 for s in seen]
+        figures.append(Figure(f"report on {shape}, peak memory, GB", peaks, at_most=PEAK_BYTES / 1e9))
+    return figures
 
 
 def _loading(rounds: int) -> list[Figure]:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,6 +24,7 @@ from l2pd_bench.specs import slug
 MANIFEST = "run.json"
 SAMPLES = "samples.jsonl"
 
+_IDS, _NO_IDS = re.compile(rb'"output_ids": \[[0-9, ]*\]'), b'"output_ids": []'
 _SET_ASIDE = re.compile(r"\.old-\d{8}T\d+Z$")
 
 
@@ -35,6 +37,17 @@ class Run:
     samples: tuple[Sample, ...]
     intact_bytes: int  # length of samples.jsonl without a torn last line
     torn_bytes: int  # length of that torn line
+
+    @cached_property
+    def by_id(self) -> dict[str, Sample]:
+        """The samples by doc_id, in the order of these."""
+        return {s.doc_id: s for s in sorted(self.samples, key=lambda s: s.doc_id)}
+
+    @cached_property
+    def timed(self) -> dict[tuple[str, str], Sample]:
+        """The samples whose times count, by session and doc_id, in the order of the latter."""
+        sessions = [segment.session for segment in self.manifest.segments]
+        return {(sessions[s.segment], s.doc_id): s for s in self.by_id.values() if s.status == "ok" and s.timed}
 
 
 def run_folder(root: Path, manifest: Manifest) -> Path:
@@ -130,7 +143,7 @@ def _read_samples(
         place = f"{path}, line {number}"
         text = line[:-1]
         try:
-            sample = parse_sample(text, place)
+            sample = parse_sample(text if whole else _IDS.sub(_NO_IDS, text, 1), place)
         except BrokenJson:
             if intact + len(line) == size:
                 break  # a torn last line
@@ -139,7 +152,6 @@ def _read_samples(
             raise RecordError(f"{place}: field 'segment': got {sample.segment}, expected one of {count} in {MANIFEST}")
         check_line(text, sample, seal, place)
         if not whole:
-            object.__setattr__(sample, "output_ids", [])
             object.__setattr__(sample, "full_text", "")
         add_sample(samples, sample, place)
         intact += len(line)

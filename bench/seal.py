@@ -41,8 +41,8 @@ def seal_sample(sample: Sample, before: str) -> tuple[Sample, bytes]:
 
 def check_line(line: bytes, sample: Sample, before: str, place: str) -> None:
     """Raise RecordError unless a line (without its end) is as it was written behind the seal `before`."""
-    body, key, _ = line.rpartition(_KEY)
-    if not key or _digest(before.encode() + body) != sample.seal:
+    body = line[: -len(_KEY) - _LENGTH - 2]
+    if _digest(before.encode() + body) != sample.seal or not line.startswith(_KEY, len(body)):
         raise RecordError(f"{place}: its seal does not fit, or a line before it was added, dropped or moved: {_EDITED}")
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
 
-_AT_ONCE = 1_000_000  # numbers drawn together
-_AT_MOST = 20_000_000  # numbers drawn for one interval, as long as that leaves a tenth of the resamples
+_AT_MOST = 2_000_000  # numbers drawn for one interval, as long as that leaves a tenth of the resamples
+_GROUPS = 2_000  # more pairs than that are first added up in so many groups
 
 
 class Interval(NamedTuple):
@@ -33,7 +34,9 @@ def wilson(successes: int, trials: int) -> Interval | None:
     """Wilson's interval of a proportion; None without trials."""
     if trials == 0:
         return None
-    found = _binomial_test(successes, trials).proportion_ci(CONFIDENCE, method="wilson")
+    from scipy.stats import binomtest  # takes a second: only where it is needed
+
+    found = binomtest(successes, trials).proportion_ci(CONFIDENCE, method="wilson")
     return Interval(float(found.low), float(found.high))
 
 
@@ -45,7 +48,9 @@ def mcnemar(pairs: Sequence[tuple[bool, bool]]) -> float | None:
     only_second = sum(second and not first for first, second in pairs)
     if only_first + only_second == 0:
         return 1.0  # they never differ
-    return float(_binomial_test(only_first, only_first + only_second).pvalue)
+    from scipy.stats import binom
+
+    return min(1.0, 2 * float(binom.cdf(min(only_first, only_second), only_first + only_second, 0.5)))
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -67,9 +72,8 @@ def paired_difference(only_first: float, only_second: float, pairs: float) -> In
     if pairs <= 0:
         return None
     from scipy.optimize import brentq
-    from scipy.stats import norm
 
-    z = float(norm.ppf((1 + CONFIDENCE) / 2))
+    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 
     def excess(delta: float, sign: int) -> float:
         b = (2 * pairs - only_first + only_second) * delta - only_first - only_second
@@ -115,12 +119,18 @@ def ratio(pairs: Sequence[tuple[float, float]]) -> float | None:
 
 
 def bootstrap_ratio(pairs: Sequence[tuple[float, float]]) -> Interval | None:
-    """Percentile interval of the ratio of sums by resampling pairs; None with fewer than two pairs."""
+    """Percentile interval of the ratio of sums by resampling pairs; None with fewer than two pairs.
+
+    Of more than `_GROUPS` pairs, groups of every so manieth one are resampled, which has the same variance.
+    """
     if len(pairs) < 2:
         return None
     import numpy as np
 
-    sums = np.concatenate([counts @ np.asarray(pairs, dtype=np.float64) for counts in _resamples(len(pairs))])
+    values = np.asarray(pairs, dtype=np.float64)  # (n, 2)
+    if len(values) > _GROUPS:
+        values = np.stack([values[i::_GROUPS].sum(axis=0) for i in range(_GROUPS)])
+    sums = _resamples(len(values)) @ values  # (resamples, 2)
     if not sums[:, 1].all():
         return None  # a resample without any seconds has no ratio
     tail = (1 - CONFIDENCE) / 2
@@ -129,22 +139,14 @@ def bootstrap_ratio(pairs: Sequence[tuple[float, float]]) -> Interval | None:
 
 
 @lru_cache(maxsize=8)
-def _resamples(n: int) -> list[Any]:
-    """How often each of n is drawn in each resample, (resamples, n) float32 in parts: the same for all rows of n.
-
-    Fewer of them where n is large, and the interval's ends are known well all the same.
-    """
+def _resamples(n: int) -> Any:
+    """How often each of n is drawn in each resample, (resamples, n) float64: the same for all rows of n."""
     import numpy as np
 
     random = np.random.default_rng(0)
-    wanted = max(RESAMPLES // 10, min(RESAMPLES, _AT_MOST // n))
-    step = max(1, _AT_ONCE // n)
-    parts = []
-    for done in range(0, wanted, step):
-        rows = min(step, wanted - done)
-        chosen = random.integers(n, size=(rows, n)) + np.arange(rows)[:, None] * n
-        parts.append(np.bincount(chosen.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float32))
-    return parts
+    rows = max(RESAMPLES // 10, min(RESAMPLES, _AT_MOST // n))
+    chosen = random.integers(n, size=(rows, n)) + np.arange(rows)[:, None] * n
+    return np.bincount(chosen.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
 
 
 def mean(values: Sequence[float]) -> float | None:
@@ -161,9 +163,3 @@ def percentile(values: Sequence[float], share: float) -> float | None:
     below = int(position)
     above = min(below + 1, len(ordered) - 1)
     return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
-
-
-def _binomial_test(successes: int, trials: int) -> Any:
-    from scipy.stats import binomtest  # takes a second: only where it is needed
-
-    return binomtest(successes, trials)

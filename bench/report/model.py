@@ -85,7 +85,7 @@ def _nearest(run: Run, baselines: Sequence[Run]) -> Run | None:
     def kinship(base: Run) -> tuple[bool, int, int]:
         return base is run, len(pairing.timed_pairs(base, run)), len(pairing.common(base, run))
 
-    return max(baselines, key=kinship, default=None)
+    return max(baselines, key=kinship) if len(baselines) > 1 else next(iter(baselines), None)
 
 
 def _row(
@@ -97,8 +97,8 @@ def _row(
     derived: bool,
     known: Drifts,
 ) -> Row:
-    done = sorted((s for s in run.samples if s.status == "ok"), key=lambda s: s.doc_id)
-    timed = [s for _, s in sorted(pairing.timed(run).items())]
+    done = [s for s in run.by_id.values() if s.status == "ok"]
+    timed = list(run.timed.values())
     graded = run.samples if run.manifest.graded else ()
     accuracy = stats.mean([100 * pairing.score(s) for s in graded])
     interval = stats.wilson(sum(map(pairing.correct, graded)), len(graded))
@@ -106,6 +106,7 @@ def _row(
     same = [other for other in decoded if other.manifest.strategy.spec == strategy.spec and other is not run]
     nearest = _nearest(run, same)
     is_decode = run.manifest.protocol["eot"] == "decode"
+    speedup = pairing.speedup(baseline, run) if baseline else None
     latencies = [s.seconds.latency for s in timed]
     return Row(
         run=run,
@@ -121,8 +122,8 @@ def _row(
         delta=pairing.delta(baseline, run) if baseline and graded else None,
         tps=stats.ratio([(s.tokens.net, s.seconds.decode) for s in timed]),
         tps_interval=pairing.rate_interval(run, timed),
-        speedup=pairing.speedup(baseline, run) if baseline else None,
-        reference_speedup=pairing.speedup(reference, run) if reference else None,
+        speedup=speedup,
+        reference_speedup=speedup if reference is baseline else pairing.speedup(reference, run) if reference else None,
         tps_answer=stats.ratio([(s.tokens.answer, s.seconds.decode) for s in timed]),
         tps_gross=stats.ratio([(s.tokens.gross, s.seconds.decode) for s in timed]),
         tpf=stats.ratio([(s.tokens.net, s.nfe.total) for s in done]),

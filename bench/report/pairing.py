@@ -53,22 +53,16 @@ def correct(sample: Sample) -> bool:
     return sample.correct and sample.status == "ok"
 
 
-def timed(run: Run) -> dict[tuple[str, str], Sample]:
-    """The samples whose times count, by session and doc_id."""
-    sessions = [segment.session for segment in run.manifest.segments]
-    return {(sessions[s.segment], s.doc_id): s for s in run.samples if s.status == "ok" and s.timed}
-
-
 def timed_pairs(base: Run, run: Run) -> list[tuple[Sample, Sample]]:
     """Samples (baseline's, this run's) timed in the same process, in the order of their ids."""
-    ours, theirs = timed(run), timed(base)
-    return [(theirs[key], ours[key]) for key in sorted(ours.keys() & theirs.keys())]
+    theirs = base.timed
+    return [(theirs[key], ours) for key, ours in run.timed.items() if key in theirs]
 
 
 def common(base: Run, run: Run) -> list[tuple[Sample, Sample]]:
     """Samples (baseline's, this run's) of the same item, in the order of their ids."""
-    ours, theirs = ({s.doc_id: s for s in r.samples} for r in (run, base))
-    return [(theirs[key], ours[key]) for key in sorted(ours.keys() & theirs.keys())]
+    theirs = base.by_id
+    return [(theirs[key], ours) for key, ours in run.by_id.items() if key in theirs]
 
 
 def speedup(base: Run, run: Run) -> Speedup | None:
@@ -85,10 +79,11 @@ def speedup(base: Run, run: Run) -> Speedup | None:
 
 def rate_interval(run: Run, samples: Sequence[Sample]) -> stats.Interval | None:
     """The interval of net tokens per decode second, by bootstrap of batches: samples of one share its seconds."""
-    single = run.manifest.protocol["batch_size"] == 1
+    if run.manifest.protocol["batch_size"] == 1:
+        return stats.bootstrap_ratio([(s.tokens.net, s.seconds.decode) for s in samples])
     batches: defaultdict[object, list[Sample]] = defaultdict(list)
     for s in samples:
-        batches[s.doc_id if single else (s.segment, s.seconds.latency)].append(s)
+        batches[s.segment, s.seconds.latency].append(s)
     sums = [(float(sum(s.tokens.net for s in b)), sum(s.seconds.decode for s in b)) for b in batches.values()]
     return stats.bootstrap_ratio(sums)
 
@@ -126,9 +121,9 @@ def _by_batch(pairs: list[tuple[Sample, Sample]], single: bool) -> list[tuple[fl
     Samples of a batch share its seconds, so it is batches that are drawn independently. They
     are known by their latency, which is that of the whole batch.
     """
+    if single:
+        return [(theirs.seconds.decode, ours.seconds.decode) for theirs, ours in pairs]
     batches: defaultdict[object, list[tuple[Sample, Sample]]] = defaultdict(list)
     for theirs, ours in pairs:
-        batches[ours.doc_id if single else (ours.segment, theirs.seconds.latency, ours.seconds.latency)].append(
-            (theirs, ours)
-        )
+        batches[ours.segment, theirs.seconds.latency, ours.seconds.latency].append((theirs, ours))
     return [(sum(t.seconds.decode for t, _ in b), sum(o.seconds.decode for _, o in b)) for b in batches.values()]

@@ -104,7 +104,7 @@ def _names(some: Sequence[Row], rows: Sequence[Row]) -> str:
 
 def _unpaired(row: Row, speedup: pairing.Speedup | None, whom: str, what: str) -> list[str]:
     """Why a speedup is missing, or is over a part of the samples."""
-    total = len(pairing.timed(row.run))
+    total = len(row.run.timed)
     if total and speedup is None:
         return [f"no {what}: no sample was timed in the same process as {whom}; {_AGAIN}"]
     if speedup is not None and speedup.pairs < total:
