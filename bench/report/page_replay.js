@@ -3,19 +3,19 @@
 const MASK = -1;
 const GONE = -2;
 const LONGEST = 14; // characters of a token that a cell shows
-const SPECIAL = /^<\|.*\|>$/s;
+const SPECIAL = /^(<\|.*\|>)?$/s; // as some tokenizers decode them to nothing
 const player = { stop: () => {} };
 
 /** The canvas after `count` steps: for each column the text's number, MASK or GONE; when it was filled, how surely. */
 function canvasAfter(trace, count) {
   const canvas = { text: new Array(trace.length).fill(MASK), step: [], sure: [], end: trace.length };
   trace.steps.slice(0, count).forEach(([, , end, columns, texts, sure, remasked], number) => {
-    for (const column of remasked) canvas.text[column] = MASK;
     columns.forEach((column, place) => {
       canvas.text[column] = texts[place];
       canvas.step[column] = number;
       canvas.sure[column] = sure[place];
     });
+    for (const column of remasked) canvas.text[column] = MASK;
     canvas.end = end;
   });
   canvas.text.fill(GONE, canvas.end);
