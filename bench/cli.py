@@ -18,6 +18,7 @@ from l2pd_bench import cli_options as opt
 from l2pd_bench.cli_filter import filter_app
 from l2pd_bench.cli_mini import mini_app
 from l2pd_bench.cli_report import report, show
+from l2pd_bench.cli_sweep import sweep
 from l2pd_bench.errors import BenchError
 
 app = typer.Typer(
@@ -170,6 +171,7 @@ def score(
 
 
 app.command()(report)
+app.command()(sweep)
 
 
 @app.command(name="list")

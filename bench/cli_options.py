@@ -46,6 +46,7 @@ Sandbox = Annotated[
 UnsafeCode = Annotated[bool, typer.Option("--unsafe-code", help="Run generated code also where no sandbox works.")]
 Output = Annotated[Path | None, typer.Option(help="The folder of records. [default: runs]")]
 Restart = Annotated[bool, typer.Option("--restart", help="Set existing records of this run aside.")]
+Plot = Annotated[Path | None, typer.Option(help="Draw accuracy over speed into this file: .svg or .png.")]
 
 
 def command_line(words: list[str]) -> str:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from l2pd_bench import cli_options as opt
 from l2pd_bench.errors import UsageError
+
+if TYPE_CHECKING:
+    from l2pd_bench.report.board import Board
 
 
 class Format(StrEnum):
@@ -26,15 +30,21 @@ def report(
     results: Annotated[Path, typer.Argument(help="A folder of records, or one run's folder.")] = Path("runs"),
     format: Annotated[Format, typer.Option(help="What to write.")] = Format.rich,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
+    plot: opt.Plot = None,
 ) -> None:
     """Make the leaderboard from records."""
     from rich.console import Console
 
     from l2pd_bench.records import load_runs
     from l2pd_bench.report import RENDERERS, print_board
+    from l2pd_bench.report.figure import check_figure, write_figure
     from l2pd_bench.report.model import make_board
 
+    if plot is not None:
+        check_figure(plot)
     board = make_board(load_runs(results, whole=False))
+    if plot is not None:
+        write_figure(board, plot)
     if format is Format.rich:
         if output is not None:
             raise UsageError(
@@ -52,7 +62,7 @@ def report(
         raise UsageError(f"output: {output} cannot be written ({error.strerror}); choose another file") from error
 
 
-def show(folders: list[Path]) -> None:
+def show(folders: list[Path]) -> Board:
     """Print the board of these runs."""
     from rich.console import Console
 
@@ -61,4 +71,6 @@ def show(folders: list[Path]) -> None:
     from l2pd_bench.report.model import make_board
 
     runs = [run for folder in folders if (run := read_run(folder, whole=False)) is not None]
-    print_board(make_board(runs), Console())
+    board = make_board(runs)
+    print_board(board, Console())
+    return board

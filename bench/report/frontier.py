@@ -19,17 +19,19 @@ Speed = Callable[[Row], float | None]
 def make_frontier(rows: Sequence[Row]) -> Frontier | None:
     """The frontier of a section; None where there are fewer than two rows to choose from.
 
-    Only ranked and graded rows over the section's largest set of items count, and seconds
-    only if all of them were measured on one kind of machine.
+    Those are deployable, finished and graded, over the largest set of items. On the frontier
+    are only VALID ones; and seconds count only if all were measured on one kind of machine.
     """
-    most = max((len(row.run.samples) for row in rows if row.ranked), default=0)
-    chosen = [row for row in rows if row.ranked and row.accuracy is not None and len(row.run.samples) == most]
+    decoded = [row for row in rows if row.deployable and not row.derived and row.finished and row.accuracy is not None]
+    most = max((len(row.run.samples) for row in decoded), default=0)
+    chosen = [row for row in decoded if len(row.run.samples) == most]
     if len(chosen) < 2:
         return None
     speeds: dict[str, Speed] = {"tps": _nothing, "tpf": lambda row: row.tpf}
     if len({machine(row.run) for row in chosen}) == 1:
         speeds["tps"] = lambda row: row.tps
-    by_tps, by_tpf = (_best(chosen, speeds[name]) for name in ("tps", "tpf"))
+    ranked = [row for row in chosen if row.ranked]
+    by_tps, by_tpf = (_best(ranked, speeds[name]) for name in ("tps", "tpf"))
     return Frontier(by_tps, by_tpf, tuple(_curves(chosen, speeds)))
 
 
@@ -52,7 +54,7 @@ def _curves(rows: Sequence[Row], speeds: dict[str, Speed]) -> Iterator[Curve]:
     groups: defaultdict[tuple[str, ...], list[Row]] = defaultdict(list)
     for row in rows:
         strategy = row.run.manifest.strategy
-        groups[strategy.name, strategy.distribution, strategy.code_hash].append(row)
+        groups[strategy.name, str(strategy.distribution), strategy.code_hash].append(row)
     for _, group in sorted(groups.items()):
         knob, families = _families(group)
         for family in families:
@@ -82,21 +84,23 @@ def _value(row: Row, knob: str) -> float:
 
 
 def _curve(knob: str, family: list[Row], base: Row, speeds: dict[str, Speed]) -> Curve:
+    """The curve of all rows, and figures of the VALID ones: none if the baseline is not."""
     ordered = sorted(family, key=lambda row: (_value(row, knob), row.tpf or 0.0))
     if (ordered[0].tpf or 0.0) > (ordered[-1].tpf or 0.0):
         ordered.reverse()
     name, params = parse(ordered[0].spec, "strategy")
     others = ",".join(f"{key}={value}" for key, value in params.items() if key != knob)
     y_max = base.accuracy or 0.0
-    by_tpf = [point for _, point in _points(ordered, speeds["tpf"])]
-    by_speedup = [point for _, point in _points(ordered, lambda row: row.speedup.value if row.speedup else None)]
+    ranked = [row for row in ordered if row.ranked and base.ranked]
+    by_tpf = [point for _, point in _points(ranked, speeds["tpf"])]
+    by_speedup = [point for _, point in _points(ranked, lambda row: row.speedup.value if row.speedup else None)]
     return Curve(
         name=f"{name}:{others}" if others else name,
         knob=knob,
         rows=tuple(ordered),
         y_max=y_max,
-        aup_tpf=_aup(ordered, base, speeds["tpf"]),
-        aup_tps=_aup(ordered, base, speeds["tps"]),
+        aup_tpf=_aup(ranked, base, speeds["tpf"]),
+        aup_tps=_aup(ranked, base, speeds["tps"]),
         pbx=tuple((x, pbx(by_tpf, y_max, x)) for x in PBX),
         iso_speedup=iso_speed(by_speedup, y_max),
     )
@@ -110,7 +114,7 @@ def _aup(rows: Sequence[Row], base: Row, speed: Speed) -> float | None:
     first point for a measure. What is no faster than the baseline adds no area.
     """
     start = [point for _, point in _points([base], speed)]
-    if not start:
+    if not start or not rows:
         return None
     faster = [point for _, point in _points(rows, speed) if point[0] > start[0][0]]
     return aup([*start, *faster], base.accuracy or 0.0)

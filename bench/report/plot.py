@@ -7,7 +7,6 @@ capital the Pareto frontier, so that nothing is lost without colour.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from string import ascii_lowercase
 
@@ -19,17 +18,17 @@ from l2pd_bench.report.series import (
     Axis,
     Panel,
     Series,
-    log_axis,
     panels_of,
     percent_axis,
     points,
     printable,
     series_of,
+    speed_axis,
 )
 
 HEIGHT, WIDEST, MARGIN = 15, 100, 5  # lines, columns, columns left of the axis
 SEVERAL, REST, NEVER_BEST = "#", ".", "*"
-KEY = "capital: on the Pareto frontier; #: several; log scale"
+KEY = "capital: on the Pareto frontier; #: several of them"
 
 
 def print_plots(board: Board, console: Console) -> None:
@@ -45,11 +44,14 @@ def plot(section: Section, width: int) -> list[str]:
     """The lines of a section's plots and their key; one sentence where there is nothing to draw."""
     series = series_of(section)
     if not any(s.kind != "bound" for s in series):
-        return ["nothing to plot: no row is finished, VALID and graded"]
+        return ["nothing to plot: no row is finished and graded"]
     letters = _letters(series)
     lines = [line for panel in panels_of(section) for line in _panel(panel, series, letters, width)]
-    key = [f"{letter} {printable(s.label)}" for letter, s in zip(letters, series, strict=True)]
-    return [*lines, "", *key, KEY]
+    bound = {"bound": " (not deployable)"}
+    key = [f"{letter} {printable(s.label)}{bound.get(s.kind, '')}" for letter, s in zip(letters, series, strict=True)]
+    invalid = sum(bool(row.invalid) for s in series for row in s.rows)
+    note = [f"INVALID, drawn but on no frontier: {invalid} rows; see the remarks"] if invalid else []
+    return [*lines, "", *key, KEY, *note]
 
 
 def _letters(series: Sequence[Series]) -> list[str]:
@@ -62,7 +64,7 @@ def _panel(panel: Panel, series: Sequence[Series], letters: Sequence[str], width
     found = [(p, letter) for s, letter in zip(series, letters, strict=True) for p in points(s.rows, panel.speed)]
     if not found:
         return
-    across, up = log_axis([x for (_, x, _), _ in found]), percent_axis([y for (_, _, y), _ in found])
+    across, up = speed_axis([x for (_, x, _), _ in found]), percent_axis([y for (_, _, y), _ in found])
     columns = width - MARGIN - 2
     canvas = [[" "] * columns for _ in range(HEIGHT)]
     best = {id(row) for row in panel.frontier}
@@ -98,4 +100,4 @@ def _line(y: float, up: Axis) -> int:
 
 
 def _column(x: float, across: Axis, columns: int) -> int:
-    return round(math.log(x / across.low) / math.log(across.high / across.low) * (columns - 1))
+    return round((x - across.low) / (across.high - across.low) * (columns - 1))

@@ -12,8 +12,7 @@ from typing import Literal, NamedTuple
 from l2pd_bench.report.board import Frontier, Row, Section
 
 STEPS = (1, 2, 5, 10, 20, 25)  # between the ticks of a percentage
-MANTISSAS = ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0))  # of ticks on a log axis
-TICKS = 6  # at most, on a percentage
+TICKS = 7  # fewer than these, on any axis
 
 
 class Series(NamedTuple):
@@ -41,14 +40,13 @@ class Axis(NamedTuple):
 
 
 def series_of(section: Section) -> list[Series]:
-    """The curves, the ranked rows on none of them, and the bounds; only what is graded."""
+    """The curves, the other finished rows, and the bounds; only what is graded."""
     frontier = section.frontier or Frontier((), (), ())
     found = [Series(f"{curve.name} ({curve.knob})", curve.rows, "curve") for curve in frontier.curves]
     drawn = {id(row) for series in found for row in series.rows}
-    graded = [row for row in section.rows if row.accuracy is not None and id(row) not in drawn]
-    found += [Series(row.spec, (row,), "row") for row in graded if row.ranked]
-    bounds = [row for row in graded if not row.deployable and row.finished and not row.invalid]
-    return found + [Series(f"{row.spec} (not deployable)", (row,), "bound") for row in bounds]
+    graded = [row for row in section.rows if row.accuracy is not None and row.finished and id(row) not in drawn]
+    found += [Series(row.spec, (row,), "row") for row in graded if row.deployable]
+    return found + [Series(row.spec, (row,), "bound") for row in graded if not row.deployable]
 
 
 def printable(text: str) -> str:
@@ -72,21 +70,16 @@ def points(rows: Sequence[Row], speed: Callable[[Row], float | None]) -> list[tu
 def percent_axis(values: Sequence[float]) -> Axis:
     """An axis from 0 to 100 at most, around these values, with round ticks."""
     low, high = min(values), max(values)
-    step = next(s for s in STEPS if s == STEPS[-1] or (high - low) / s <= TICKS - 2)
+    step = next(s for s in STEPS if s == STEPS[-1] or (high - low) / s <= TICKS - 3)
     begin, end = max(0, math.floor(low / step) * step), min(100, math.ceil(high / step) * step)
     if begin == end:
         begin, end = max(0, begin - step), min(100, end + step)
     return Axis(begin, end, tuple(range(begin, end + 1, step)))
 
 
-def log_axis(values: Sequence[float]) -> Axis:
-    """A logarithmic axis with some room around these values, which are above 0."""
-    low, high = min(values) / 1.15, max(values) * 1.15
-    ticks: tuple[float, ...] = ()
-    for mantissas in MANTISSAS:
-        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        ticks = tuple(t for d in decades for m in mantissas if low <= (t := float(f"{m}e{d}")) <= high)
-        if len(ticks) > 2:
-            return Axis(low, high, ticks)
-    middle = float(f"{math.sqrt(low * high):.3g}")
-    return Axis(low, high, ticks if len(ticks) == 2 else (middle,))
+def speed_axis(values: Sequence[float]) -> Axis:
+    """An axis from 0, as AUP's areas have it, to a little beyond these values, with round ticks."""
+    high = max(values) * 1.03
+    unit = 10.0 ** math.floor(math.log10(high))
+    step = next(m * unit for m in (0.1, 0.2, 0.5, 1.0, 2.0) if high / (m * unit) < TICKS)
+    return Axis(0.0, high, tuple(round(i * step, 12) for i in range(math.floor(high / step) + 1)))
