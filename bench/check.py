@@ -17,7 +17,9 @@ from l2pd_bench.conformance import Check, Status, examine
 from l2pd_bench.errors import UsageError
 from l2pd_bench.probe import where_raised
 from l2pd_bench.registry import load_strategy
-from l2pd_bench.specs import parse
+from l2pd_bench.specs import parse, show
+from l2pd_bench.strategies.base import Strategy
+from l2pd_bench.sweep import knob_fault
 
 STYLES: dict[Status, str] = {"pass": "green", "warn": "yellow", "fail": "bold red", "skip": "dim", "info": "cyan"}
 
@@ -53,9 +55,18 @@ def check(text: str) -> Report:
         return Report(text, [row], perf_counter() - began)
     params = ", ".join(f"{key}={value}" for key, value in spec.params.items()) or "no parameters"
     origin = spec.distribution if spec.version is None else f"{spec.distribution} {spec.version}"
-    return Report(
-        spec.spec, [Check("builds", "pass", f"{params}; from {origin}"), *examine(strategy)], perf_counter() - began
-    )
+    rows = [Check("builds", "pass", f"{params}; from {origin}"), _knob(text, strategy), *examine(strategy)]
+    return Report(spec.spec, rows, perf_counter() - began)
+
+
+def _knob(text: str, strategy: Strategy) -> Check:
+    """Whether the speed knob names a parameter, and the strategy takes its values; one may do without."""
+    if strategy.knob is None:
+        return Check("knob", "info", "none declared: `sweep` has to be told --values, or there is nothing to trade")
+    if fault := knob_fault(text):
+        return Check("knob", "fail", f"{fault}; name one of its parameters, and values that it takes")
+    values = ", ".join(map(show, strategy.knob.values))
+    return Check("knob", "pass", f"`sweep` tries {strategy.knob.parameter} at {values}")
 
 
 def print_report(report: Report, console: Console) -> None:

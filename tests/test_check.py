@@ -226,7 +226,7 @@ def test_built_ins_pass(name: str) -> None:
 
     assert [row for row in report.checks if row.status == "fail"] == []
     assert report.ok
-    assert [row.name for row in report.checks] == ["builds", *ORDER]
+    assert [row.name for row in report.checks] == ["builds", "knob", *ORDER]
     assert "skip" not in [row.status for row in report.checks]
 
 

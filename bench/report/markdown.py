@@ -62,11 +62,10 @@ def _frontier(frontier: Frontier | None) -> Iterator[str]:
     yield from (f"- {what}: {', '.join(f'`{spec}`' for spec in specs)}" for what, specs in pareto_lines(frontier))
     yield ""
     if frontier.curves:
-        yield _line([TITLE, *(f"{c.title} ({c.under})" if c.under else c.title for c in CURVE_COLUMNS)])
+        yield _line([TITLE, *(column.title for column in CURVE_COLUMNS)])
         yield _line(["---", *("---:" for _ in CURVE_COLUMNS)])
         for curve in frontier.curves:
-            cells = (f"{c.text(curve)} ({c.detail(curve)})" if c.under else c.text(curve) for c in CURVE_COLUMNS)
-            yield _line([f"`{curve.name}` ({curve.knob})", *cells])
+            yield _line([f"`{curve.name}` ({curve.knob})", *(column.text(curve) for column in CURVE_COLUMNS)])
         yield ""
 
 

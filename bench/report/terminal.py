@@ -25,7 +25,7 @@ from l2pd_bench.report.columns import (
     name,
     shown,
 )
-from l2pd_bench.report.frontier_table import CURVE_COLUMNS, TITLE, pareto_lines
+from l2pd_bench.report.frontier_table import STACKED, TITLE, pareto_lines
 from l2pd_bench.report.frontier_table import legend as curve_legend
 
 MARK = "*"
@@ -55,7 +55,7 @@ def print_board(board: Board, console: Console) -> None:
         (NOT_DEPLOYABLE, NOT_DEPLOYABLE_LEGEND),
         (STRATEGY, STRATEGY_LEGEND),
         *((c.title, c.legend) for c in COLUMNS),
-        *curve_legend(section.frontier for section in board.sections),
+        *curve_legend([section.frontier for section in board.sections]),
     ]
     console.print(_pairs(legend, "dim"))
 
@@ -104,11 +104,11 @@ def _print_frontier(frontier: Frontier, console: Console) -> None:
     if frontier.curves:
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
         table.add_column(TITLE, overflow="fold")
-        for column in CURVE_COLUMNS:
-            table.add_column(f"{column.title}\n{column.under}".strip(), justify="right", overflow="fold")
+        for stack in STACKED:
+            table.add_column("\n".join(column.title for column in stack), justify="right", overflow="fold")
         for curve in frontier.curves:
             label = _folded(f"{curve.name} ({curve.knob})", STRATEGY_WIDTHS[-1])
-            cells = (f"{column.text(curve)}\n{column.detail(curve)}".strip() for column in CURVE_COLUMNS)
+            cells = ("\n".join(column.text(curve) for column in stack) for stack in STACKED)
             table.add_row(label, *map(Text, cells))
         console.print()
         console.print(table)
