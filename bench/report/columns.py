@@ -16,6 +16,9 @@ from l2pd_bench.stats import Interval
 
 MISSING, UNGRADED = "\N{EN DASH}", "n/a"
 STRATEGY = "strategy"
+SIDE_BY_SIDE = (  # columns of two runs that are compared with each other, not with fixed-step
+    *("n", "valid", "acc. %", "TPS", "TPF", "NFE", "p50 s", "overhead", "length", "forced"),
+)
 NOT_DEPLOYABLE = "\N{DAGGER}"
 NOT_DEPLOYABLE_LEGEND = "not deployable: it goes by what is not known when decoding, and is not ranked"
 STRATEGY_LEGEND = "the rule that chooses which masks to fill at each step; everything else is equal within a section"
