@@ -26,7 +26,7 @@ SCRIPTS = ("page_parts.js", "page_board.js", "page_plot.js", "page_samples.js", 
 TYPE = "application/gzip+base64"
 ANSWERS_BYTES = 8_000_000  # of the packed samples of all sections
 TRACES_BYTES = 1_500_000  # of the packed traces of all sections
-CAPS = (None, 4000, 2000, 1000, 500, 300, 200, 100, 0)  # characters that are kept of a text
+CAPS = (4000, 2000, 1000, 500, 300, 200, 100, 0)  # characters that are kept of a text, where all are too many
 TRACED_ITEMS = (20, 10, 5, 2, 1, 0)  # per section
 
 Limit = TypeVar("Limit")
@@ -36,7 +36,9 @@ def to_html(board: Board) -> str:
     """The page. The same records always give the same bytes."""
     pools = [html_samples.Answers(section) for section in board.sections]
     traced = [html_samples.traced_items(section) for section in board.sections]
-    cap, answers = _fitting(lambda cap: (pack(pool.data(cap)) for pool in pools), CAPS, ANSWERS_BYTES)
+    longest = max((pool.longest for pool in pools), default=0)
+    caps = (None, *(cap for cap in CAPS if cap < longest))
+    cap, answers = _fitting(lambda cap: (pack(pool.data(cap)) for pool in pools), caps, ANSWERS_BYTES)
     items, traces = _fitting(
         lambda most: (
             pack(html_samples.traces_data(section, ids[:most]))

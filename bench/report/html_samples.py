@@ -47,6 +47,11 @@ class Answers:
                 for text in (sample.text, sample.answer, sample.error or ""):
                     self._texts.number(text)
 
+    @property
+    def longest(self) -> int:
+        """Characters of the longest text."""
+        return max(map(len, self._texts.data()), default=0)
+
     def data(self, cap: int | None) -> object:
         """Items, texts of at most `cap` characters, and the samples of every row along the items."""
         rows = [self._row(row, samples) for row, samples in zip(self._rows, self._samples, strict=True)]

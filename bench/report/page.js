@@ -40,6 +40,7 @@ async function showSection(index) {
   offer(byId("right"), names.map((name, row) => [row, name]), right);
   byId("all").dataset.section = String(index);
   byId("all").dataset.loaded = "board";
+  await new Promise((done) => setTimeout(done)); // the board is seen before the samples, which are large, are unpacked
   const [samples, traces] = await Promise.all([unpack(`samples-${index}`), unpack(`traces-${index}`)]);
   if (Number(byId("section").value) !== index) return; // another one was chosen meanwhile
   current = { section, samples, traces };
