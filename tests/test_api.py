@@ -18,6 +18,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from typer.main import get_command
 
 import l2pd_bench
 from l2pd_bench import api, cli
@@ -67,16 +68,28 @@ class TestRun:
             "ids": ["000", "003"],
             "gen_length": 32,
         }
-        l2pd_bench.run(**options, batch_size=2, attention="sdpa-math", unsafe_code=True, output=output)
+        l2pd_bench.run(**options, batch_size=2, unsafe_code=True, output=output)
         before = {path: path.read_bytes() for path in output.rglob("*.json*")}
         (command,) = {run.manifest.command for run in load_runs(output)}
-        assert "--attn sdpa-math" in command and "--unsafe-code" in command
+        assert "--ids 000 --ids 003" in command and command.endswith(
+            f"--unsafe-code --output {shlex.quote(str(output))}"
+        )
         monkeypatch.setattr(sys, "argv", shlex.split(command))
         with pytest.raises(SystemExit) as ended:
             cli.main()
 
         assert not ended.value.code
         assert {path: path.read_bytes() for path in output.rglob("*.json*")} == before
+
+    def test_command_has_all_options(self) -> None:
+        """Whatever is given is written as an option that the command knows."""
+        names = set(inspect.signature(l2pd_bench.run).parameters) - {"suite", "restart"}
+        words = shlex.split(api._command(None, dict.fromkeys(names, "x")))
+        known = {text for option in get_command(cli.app).commands["run"].params for text in option.opts}
+
+        assert words[:2] == ["l2pd-bench", "run"]
+        assert set(words[2::2]) <= known
+        assert len(set(words[2::2])) == len(names)
 
     def test_suite(self, tmp_path: Path) -> None:
         """A suite's settings hold where no option is given."""
