@@ -171,7 +171,6 @@ def _run_batch(job: Job, cell: Cell, batch: Sequence[Item], seed: int, session: 
             warmup, warm = warm_up(lambda: decode_rows(slice(None)))
             alone = compare_alone(warm, lambda i: decode_rows(slice(i, i + 1)))
             cell.segment = cell.writer.start_segment(session.name, warmup, alone)
-            cell.writer.note_foreign(session.foreign.see(always=True))
         decoded = decode_rows(slice(None))
         elapsed_s = perf_counter() - session.began
         records = [

@@ -18,7 +18,7 @@ from importlib.resources import files
 
 from l2pd_bench.tasks.base import Item, Program, Verdict
 
-TEST_SIZE = 200
+TEST_SIZE = 600  # so many, all the same, tell a loss of one point from none
 TEST_SEED = 20261120
 TEST_SHARE = 16  # one prompt in so many belongs to the test pool
 

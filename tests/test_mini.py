@@ -31,7 +31,7 @@ class TestShipped:
 
     @pytest.mark.parametrize("task", TASKS, ids=lambda t: t.name)
     def test_test_sets(self, task: Any) -> None:
-        """The stored test set is what the generator makes: 200 different prompts of the test pool."""
+        """The stored test set is what the generator makes: 600 different prompts of the test pool."""
         stored = files("l2pd_bench.tasks").joinpath(f"{task.name}.jsonl").read_text("utf-8")
         items = task.items()
 

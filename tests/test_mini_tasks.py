@@ -69,9 +69,9 @@ def test_training_never_shows_the_test_pool(task: MiniTask) -> None:
 
 @by_name
 def test_test_set(task: MiniTask) -> None:
-    """The test set is 200 different prompts of the test pool, and the same each time."""
+    """The test set is 600 different prompts of the test pool, and the same each time."""
     items = task.make_test_set()
-    assert len({item.prompt for item in items}) == len({item.doc_id for item in items}) == TEST_SIZE == 200
+    assert len({item.prompt for item in items}) == len({item.doc_id for item in items}) == TEST_SIZE == 600
     assert all(in_test_pool(item.prompt) for item in items)
     assert items == task.make_test_set()
 

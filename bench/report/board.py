@@ -14,6 +14,8 @@ from l2pd_bench.report.pairing import Delta, Speedup
 from l2pd_bench.specs import Scalar
 from l2pd_bench.verdict import Verdict
 
+TOO_FEW = "too few samples for a claim"  # how that reason begins
+
 
 @dataclass(frozen=True)
 class Row:
@@ -69,6 +71,11 @@ class Row:
     def deployable(self) -> bool:
         """Whether one could decode so; an oracle is on no ranking."""
         return self.run.manifest.strategy.deployable
+
+    @property
+    def spoiled(self) -> bool:
+        """Whether something went wrong, other than that few samples were asked for."""
+        return any(not reason.startswith(TOO_FEW) for reason in self.invalid)
 
     @property
     def finished(self) -> bool:

@@ -12,6 +12,7 @@ from statistics import median
 from typing import NamedTuple
 
 from l2pd_bench.records import Run
+from l2pd_bench.report.board import TOO_FEW
 from l2pd_bench.schema import Sample
 from l2pd_bench.stats import CONFIDENCE
 
@@ -19,8 +20,6 @@ FEWEST_SAMPLES = 10  # no claim is made on fewer
 DRIFT = 0.1  # share by which the machine's speed may change while rows take turns
 FORCED = 0.1  # share of a row's forwards after which the engine may have chosen in the strategy's stead
 BLOCKS = 10  # of either half of a session, whose medians are compared
-
-TOO_FEW = "too few samples for a claim"
 
 
 class Drift(NamedTuple):
