@@ -82,14 +82,17 @@ class Picture:
         """The canvas in lines of at most `width` cells, and which of them has the first of the newest tokens."""
         lines, newest = [Text()], None
         for column, cell in enumerate(self._cells[: self._end]):
+            style = self._style(column, cell)
             for piece in chop_cells(MASK if cell is None else visible(cell.text), width):
                 if lines[-1].cell_len + cell_len(piece) > width:
                     lines.append(Text())
-                lines[-1].append(piece, self._style(column, cell))
+                *ended, rest = piece.split(NEWLINE)
+                for part in ended:
+                    lines[-1].append(part + NEWLINE, style)
+                    lines.append(Text())
+                lines[-1].append(rest, style)
             if cell is not None and cell.step == self.step and newest is None:
                 newest = len(lines) - 1
-            if cell is not None and cell.text.endswith("\n"):
-                lines.append(Text())
         return lines, newest or 0
 
     def _style(self, column: int, cell: Cell | None) -> Style:
@@ -107,11 +110,15 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() else NEWLINE if c == "\n" else UNPRINTABLE for c in text) or SPECIAL
 
 
+def _quoted(text: str) -> str:
+    return repr(text) if text else SPECIAL
+
+
 def plain_line(trace: Trace, number: int) -> str:
     """Step `number` (from 0) of a trace in one line of plain text."""
     step = trace.steps[number]
     filled = [
-        f"{column}:{trace.vocabulary[token]!r} {confidence:.2f}"
+        f"{column}:{_quoted(trace.vocabulary[token])} {confidence:.2f}"
         for column, token, confidence in zip(step.columns, step.tokens, step.confidences, strict=True)
     ]
     emptied = [f"emptied {', '.join(map(str, step.remasked))}"] if step.remasked else []
