@@ -7,6 +7,7 @@ capital the Pareto frontier, so that nothing is lost without colour.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from string import ascii_lowercase
 
@@ -27,8 +28,8 @@ from l2pd_bench.report.series import (
 )
 
 HEIGHT, WIDEST, MARGIN = 15, 100, 5  # lines, columns, columns left of the axis
-SEVERAL, REST, NEVER_BEST = "#", ".", "*"
-KEY = "capital: on the Pareto frontier; #: several of them"
+SEVERAL, SEVERAL_BEST, REST, NEVER_BEST = "#", "@", ".", "*"
+KEY = f"capital: Pareto frontier; {SEVERAL}: several; {SEVERAL_BEST}: one of them on it"
 
 
 def print_plots(board: Board, console: Console) -> None:
@@ -68,16 +69,24 @@ def _panel(panel: Panel, series: Sequence[Series], letters: Sequence[str], width
     columns = width - MARGIN - 2
     canvas = [[" "] * columns for _ in range(HEIGHT)]
     best = {id(row) for row in panel.frontier}
-    for (row, x, y), letter in sorted(found, key=lambda item: id(item[0][0]) in best):  # the frontier on top
-        line, column = _line(y, up), _column(x, across, columns)
-        under = canvas[line][column]
-        is_shared = under not in (" ", letter, letter.upper()) and not under.isupper()
-        canvas[line][column] = letter.upper() if id(row) in best else SEVERAL if is_shared else letter
+    cells: defaultdict[tuple[int, int], list[tuple[str, bool]]] = defaultdict(list)
+    for (row, x, y), letter in found:
+        cells[_line(y, up), _column(x, across, columns)].append((letter, id(row) in best))
+    for (line, column), marks in cells.items():
+        canvas[line][column] = _mark({letter for letter, _ in marks}, any(is_best for _, is_best in marks))
     yield from ("", f"accuracy (%) over {panel.title}")
-    marks = {_line(tick, up): f"{tick:g}" for tick in up.ticks}
-    for i, cells in enumerate(canvas):
-        yield f"{marks.get(i, ''):>{MARGIN}} {'+' if i in marks else '|'}{''.join(cells)}".rstrip()
+    numbers = {_line(tick, up): f"{tick:g}" for tick in up.ticks}
+    for i, letters_of_line in enumerate(canvas):
+        yield f"{numbers.get(i, ''):>{MARGIN}} {'+' if i in numbers else '|'}{''.join(letters_of_line)}".rstrip()
     yield from _foot(across, columns)
+
+
+def _mark(letters: set[str], is_best: bool) -> str:
+    """What stands at a place: the letter, or that there are several."""
+    if len(letters) > 1:
+        return SEVERAL_BEST if is_best else SEVERAL
+    (letter,) = letters
+    return letter.upper() if is_best else letter
 
 
 def _foot(across: Axis, columns: int) -> Iterator[str]:
