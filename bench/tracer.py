@@ -93,14 +93,3 @@ def trace_batch(
         )
         for item, steps in zip(batch.items, tracer.steps, strict=True)
     ]
-
-
-def output_of(trace: Trace) -> list[int | None]:
-    """What a trace leads to: the generation region up to its end, None where it is still masked."""
-    region: list[int | None] = [None] * trace.gen_length
-    for step in trace.steps:
-        for column, token in zip(step.columns, step.tokens, strict=True):
-            region[column] = token
-        for column in step.remasked:
-            region[column] = None
-    return region[: trace.steps[-1].end] if trace.steps else region

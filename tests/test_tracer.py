@@ -26,7 +26,7 @@ from l2pd_bench.strategies.saber import Saber
 from l2pd_bench.strategies.threshold import Threshold
 from l2pd_bench.tasks.base import Item
 from l2pd_bench.trace import Trace, TraceFile, TraceStep, encode_trace, read_traces
-from l2pd_bench.tracer import Batch, Tracer, output_of, trace_batch
+from l2pd_bench.tracer import Batch, Tracer, trace_batch
 
 Prompts = Callable[[int, int], list[list[int]]]
 OWN = [entry.name for entry in registry.catalog("strategies") if entry.distribution == registry.OWN_DISTRIBUTION]
@@ -97,7 +97,7 @@ def test_a_trace_leads_to_the_output(
     traces = trace_batch(mini, strategy, settings, batch_of(plain, prompts, references))
 
     for trace, sample in zip(traces, plain.samples, strict=True):
-        assert slow_reader(trace.steps) == sample.output_ids == output_of(trace)
+        assert slow_reader(trace.steps) == sample.output_ids
         assert len(trace.steps) == sample.nfe_full + sample.nfe_window
         assert trace.steps[-1].end + sample.cut_tokens == length or eot == "stop"
         assert trace.vocabulary == {t: mini.decode([t]) for step in trace.steps for t in step.tokens}
