@@ -139,6 +139,9 @@ class TestPlot:
         with opened(RENDERERS["html"](small)) as page:
             path = page.get_attribute("path.frontier", "d")
             corners = corners_of(path)
+            ends = [page.locator(f".mark[data-spec='{spec}']").evaluate(read) for spec in best]
+            for cx, cy in corners:  # nothing on the line is faster and better than a row on the frontier
+                assert any(cx <= x + 0.1 and cy >= y - 0.1 for x, y in ends)
             for mark in page.locator(".mark").all():
                 x, y = mark.evaluate(read)
                 is_on = any(abs(x - cx) < 0.1 and abs(y - cy) < 0.1 for cx, cy in corners)

@@ -169,9 +169,12 @@ function mark(p, section, speed, tip, others) {
     if (others.length) tip.append(make("p", { class: "quiet" }, `Also here: ${others.join(", ")}`));
     tip.hidden = false;
     const box = byId("figure");
-    const left = px + 14 + tip.offsetWidth > box.clientWidth ? px - 14 - tip.offsetWidth : px + 14;
-    tip.style.left = `${Math.max(0, Math.min(left, box.clientWidth - tip.offsetWidth))}px`;
-    tip.style.top = `${Math.max(0, Math.min(py - 20, HEIGHT - tip.offsetHeight))}px`;
+    const [wide, high] = [tip.offsetWidth, tip.offsetHeight];
+    const left = px + 14 + wide > box.clientWidth ? px - 14 - wide : px + 14;
+    const fits = left >= 0; // else it goes below the mark, or above it
+    const top = fits ? Math.min(py - 20, HEIGHT - high) : py < HEIGHT / 2 ? py + 16 : py - 16 - high;
+    tip.style.left = `${fits ? left : Math.max(0, Math.min(px - wide / 2, box.clientWidth - wide))}px`;
+    tip.style.top = `${fits ? Math.max(0, top) : top}px`;
   };
   const hide = () => (tip.hidden = true);
   return make(
