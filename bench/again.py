@@ -171,6 +171,8 @@ def prepare_same(plan: Plan, runs: Sequence[Run]) -> Job:
     """Load what the plan of these runs names; UsageError, with both values, for what is not as recorded."""
     known = {run.manifest.strategy.spec: run for run in runs}
     faults: list[Fault] = []
+    if plan.device == "cuda" and not torch.cuda.is_available():
+        faults.append(("device", str(runs[0].manifest.protocol["device"]), "cpu"))
     for name in plan.strategy:
         _, spec = load_strategy(name)
         if name in known and spec.code_hash != (old := known[name].manifest.strategy.code_hash):
