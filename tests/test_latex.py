@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from record_factory import FAST, FIXED, manifest, record, sample
 
+from l2pd_bench.records import load_runs
 from l2pd_bench.report import Board, make_board
 from l2pd_bench.report.board import Row
 from l2pd_bench.report.columns import COLUMNS, best, shown
+from l2pd_bench.report.frontier_table import CURVE_COLUMNS
 from l2pd_bench.report.latex import to_latex
 
 HOSTILE = (
@@ -75,6 +77,13 @@ def odd_board(root: Path) -> Board:
     return make_board([record(root, what, [sample(i) for i in range(3)], finished=False)])
 
 
+def swept_board(root: Path) -> Board:
+    """One section of a rule at two values of its knob."""
+    for spec, speed, accuracy in ((FIXED, 1.0, 1.0), ("threshold:tau=0.9", 4.0, 0.9), ("threshold:tau=0.5", 8.0, 0.7)):
+        record(root, manifest(spec, planned=20), [sample(i, speed=speed, accuracy=accuracy) for i in range(20)])
+    return make_board(load_runs(root))
+
+
 def test_cells(board: Board) -> None:
     """Each section is one table of two parts with all its cells, the best ones in bold, under the section's title."""
     text = to_latex(board)
@@ -108,8 +117,25 @@ def test_what_stands_below(board: Board) -> None:
     for section in board.sections:
         assert f"\\label{{tab:l2pd-{section.protocol_hash[:8]}}}" in text
         assert set(section.remarks) <= set(items)
-        assert (f"\\ref{{tab:l2pd-{section.protocol_hash[:8]}}}" in text) == bool(section.remarks)
+        has_text = bool(section.remarks) or section.frontier is not None
+        assert (f"\\ref{{tab:l2pd-{section.protocol_hash[:8]}}}" in text) == has_text
     assert {f"{column.title}: {column.legend}" for column in COLUMNS} <= set(items)
+
+
+def test_frontier(tmp_path: Path) -> None:
+    """What was swept is a third part of the table, a line per curve; the Pareto rows stand below, and the legend."""
+    board = swept_board(tmp_path)
+    text = to_latex(board)
+    (section,) = board.sections
+    assert section.frontier is not None
+    (curve,) = section.frontier.curves
+    _, _, (head, line) = check(text)
+
+    assert [plain(cell) for cell in head] == ["speed knob", *(c.title for c in CURVE_COLUMNS)]
+    assert [plain(cell) for cell in line] == ["threshold (tau)", *(c.text(curve) for c in CURVE_COLUMNS)]
+    names = ", ".join(row.spec for row in section.frontier.by_tps)
+    assert f"Pareto by TPS: {names}" in [plain(item) for item in re.findall(r"^\\item (.*)$", text, re.M)]
+    assert "\\textbf{AUP}" in text
 
 
 def test_hostile_text(tmp_path: Path) -> None:
@@ -135,14 +161,14 @@ def test_oracle_has_a_dagger(tmp_path: Path) -> None:
     assert sorted(names) == sorted([FIXED, "oracle \N{DAGGER}", FAST])
 
 
-@pytest.mark.parametrize("kind", ["board", "odd", "empty"])
+@pytest.mark.parametrize("kind", ["board", "odd", "empty", "swept"])
 def test_compiles(kind: str, board: Board, tmp_path: Path) -> None:
     """A real LaTeX makes a document of it with booktabs alone, and every reference leads to a table."""
     engine = next((found for name in ("pdflatex", "tectonic") if (found := shutil.which(name))), None)
     if engine is None:
         pytest.skip("neither pdflatex nor tectonic is installed")
-    shown_board = {"board": board, "odd": odd_board(tmp_path / "records"), "empty": Board((), ())}[kind]
-    body = to_latex(shown_board)
+    made = {"odd": odd_board, "swept": swept_board}
+    body = to_latex(made[kind](tmp_path / "records") if kind in made else board if kind == "board" else Board((), ()))
     head = "\\documentclass[twocolumn]{article}\n\\usepackage{booktabs}\n\\begin{document}\n"
     (tmp_path / "board.tex").write_text(f"{head}{body}\\end{{document}}\n", "ascii")
     words = [engine, "board.tex"] if engine.endswith("tectonic") else [engine, "-halt-on-error", "board.tex"]

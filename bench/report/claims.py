@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from l2pd_bench.claims import Claim, Difference, comparable, differences, load_claims
 from l2pd_bench.report.board import Board, Row
 from l2pd_bench.report.columns import MISSING
+from l2pd_bench.report.markdown import escaped, table_line
 from l2pd_bench.specs import Scalar, show
 
 TITLE = "Published and measured"
@@ -151,16 +152,16 @@ def claims_markdown(claims: Claims) -> str:
     heads = [head for name in NAMES.values() for head in (name, "published", "ratio")]
     lines = [f"## {TITLE}", ""]
     if claims.compared:
-        lines.append(_cells(["row", *heads, "source", "what differs"]))
-        lines.append(_cells(["---", *("---:" for _ in heads), "---", "---"]))
+        lines.append(table_line(["row", *heads, "source", "what differs"]))
+        lines.append(table_line(["---", *("---:" for _ in heads), "---", "---"]))
     for row, every in claims.compared:
         for each in nearest(every):
             triples = zip(_measured(each.measured), _published(each.published), map(_ratio, each.ratio), strict=True)
             name = f"{_task(row)} `{row.spec}` ({_setting(row)}; {len(row.run.samples)} items)"
-            told = " ".join(f"{_plain(line)}." for line in _told(each))
-            lines.append(_cells([name, *(text for triple in triples for text in triple), each.claim.place, told]))
+            told = " ".join(f"{escaped(line)}." for line in _told(each))
+            lines.append(table_line([name, *(text for triple in triples for text in triple), each.claim.place, told]))
     lines += [""] if claims.compared else []
-    lines += [_plain(claims.without), ""] if claims.without else []
+    lines += [escaped(claims.without), ""] if claims.without else []
     lines += [LEGEND, ""] if claims.compared else []
     return "\n".join(lines)
 
@@ -239,12 +240,3 @@ def _aligned(label: str, texts: Sequence[str]) -> str:
 
 def _show(value: Scalar) -> str:
     return f"{value:g}" if isinstance(value, float) else show(value)
-
-
-def _plain(text: str) -> str:
-    """Text from a record, as Markdown that is nothing but text."""
-    return "".join(f"\\{c}" if c in "\\`*_<>[]" else c for c in " ".join(text.split()))
-
-
-def _cells(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |"

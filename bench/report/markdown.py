@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from l2pd_bench.report.board import Board, Frontier, Section
 from l2pd_bench.report.columns import (
@@ -26,14 +26,14 @@ def to_markdown(board: Board) -> str:
 
 def _lines(board: Board) -> Iterator[str]:
     for note in board.notes:
-        yield from (f"> {_escaped(note)}", "")
+        yield from (f"> {escaped(note)}", "")
     for section in board.sections:
-        yield from (f"## {_escaped(section.title)}", "")
+        yield from (f"## {escaped(section.title)}", "")
         yield from _table(section)
         yield ""
         yield from _frontier(section.frontier)
         if section.remarks:
-            yield from (f"- {_escaped(remark)}" for remark in section.remarks)
+            yield from (f"- {escaped(remark)}" for remark in section.remarks)
             yield ""
     yield from ("### Legend", "", f"- **bold**: {BEST_LEGEND}", f"- **{STRATEGY}**: {STRATEGY_LEGEND}")
     yield f"- **{NOT_DEPLOYABLE}**: {NOT_DEPLOYABLE_LEGEND}"
@@ -45,14 +45,14 @@ def _lines(board: Board) -> Iterator[str]:
 def _table(section: Section) -> Iterator[str]:
     columns = shown(section)
     winners = [best(section, column) for column in columns]
-    yield _line([STRATEGY, *(f"{c.title} ({c.under})" if c.under else c.title for c in columns), "records"])
-    yield _line(["---", *("---" if c.is_words else "---:" for c in columns), "---"])
+    yield table_line([STRATEGY, *(f"{c.title} ({c.under})" if c.under else c.title for c in columns), "records"])
+    yield table_line(["---", *("---" if c.is_words else "---:" for c in columns), "---"])
     for index, row in enumerate(section.rows):
         cells = [f"`{row.spec}`" if row.deployable else f"`{row.spec}` {NOT_DEPLOYABLE}"]
         for column, winning in zip(columns, winners, strict=True):
             text = f"**{column.text(row)}**" if index in winning else column.text(row)
             cells.append(f"{text} ({detail})" if (detail := column.detail(row)) else text)
-        yield _line([*cells, f"`{row.run.folder}`"])
+        yield table_line([*cells, f"`{row.run.folder}`"])
 
 
 def _frontier(frontier: Frontier | None) -> Iterator[str]:
@@ -62,17 +62,18 @@ def _frontier(frontier: Frontier | None) -> Iterator[str]:
     yield from (f"- {what}: {', '.join(f'`{spec}`' for spec in specs)}" for what, specs in pareto_lines(frontier))
     yield ""
     if frontier.curves:
-        yield _line([TITLE, *(column.title for column in CURVE_COLUMNS)])
-        yield _line(["---", *("---:" for _ in CURVE_COLUMNS)])
+        yield table_line([TITLE, *(column.title for column in CURVE_COLUMNS)])
+        yield table_line(["---", *("---:" for _ in CURVE_COLUMNS)])
         for curve in frontier.curves:
-            yield _line([f"`{curve.name}` ({curve.knob})", *(column.text(curve) for column in CURVE_COLUMNS)])
+            yield table_line([f"`{curve.name}` ({curve.knob})", *(column.text(curve) for column in CURVE_COLUMNS)])
         yield ""
 
 
-def _line(cells: list[str]) -> str:
+def table_line(cells: Sequence[str]) -> str:
+    """A line of a table, whatever is in its cells."""
     return f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Text from a record: one line, and no markup."""
     return "".join(f"\\{c}" if c in "\\`*_<>[]" else c for c in " ".join(text.split()))
