@@ -40,12 +40,8 @@ def wilson(successes: int, trials: int) -> Interval | None:
     return Interval(float(found.low), float(found.high))
 
 
-def mcnemar(pairs: Sequence[tuple[bool, bool]]) -> float | None:
-    """McNemar's exact two-sided p of "both are right equally often"; None without pairs."""
-    if not pairs:
-        return None
-    only_first = sum(first and not second for first, second in pairs)
-    only_second = sum(second and not first for first, second in pairs)
+def mcnemar(only_first: int, only_second: int) -> float:
+    """McNemar's exact two-sided p of "both are right equally often"; the pairs in which just one is right decide."""
     if only_first + only_second == 0:
         return 1.0  # they never differ
     from scipy.stats import binom
@@ -89,23 +85,26 @@ def paired_difference(only_first: float, only_second: float, pairs: float) -> In
     return Interval(low, high)
 
 
-def samples_needed(only_first: int, only_second: int, pairs: int, margin: float) -> int | None:
-    """About how many pairs tell a loss below `margin` from a loss, if the differences go on as they are.
+def samples_needed(only_first: int, only_second: int, pairs: int, margin: float, penalty: float = 1.0) -> int | None:
+    """About how many pairs tell a loss of the first below `margin` from a loss, if they go on to differ as they do.
 
-    None where more than a hundred times a million would not.
+    Told is either if the interval's lower end lies above -margin, or if McNemar's p times
+    `penalty` (what Holm makes of it) is significant. At least as many as there are; None
+    where a hundred million would not tell.
     """
-    count, most = max(pairs, 1), 100_000_000
+    most, low = 100_000_000, pairs
+    count = max(pairs, 1)
 
     def tells(n: int) -> bool:
-        share = n / pairs if pairs else 0
-        found = paired_difference(only_first * share, only_second * share, n)
-        return found is not None and (found.low > -margin or found.high < 0)
+        first, second = ((count * n + pairs // 2) // pairs if pairs else 0 for count in (only_first, only_second))
+        found = paired_difference(first, second, n)
+        is_small = found is not None and found.low > -margin
+        return is_small or (first < second and penalty * mcnemar(first, second) < 1 - CONFIDENCE)
 
     while not tells(count):
         if count > most:
             return None
-        count *= 2
-    low = count // 2
+        low, count = count, 2 * count
     while count - low > max(1, count // 200):
         middle = (low + count) // 2
         low, count = (low, middle) if tells(middle) else (middle, count)

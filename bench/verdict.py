@@ -34,7 +34,7 @@ class Compared(NamedTuple):
 
 
 def judge(speedup: stats.Interval | None, compared: Compared | None, p: float | None, margin: float) -> Verdict:
-    """The verdict on a row. `p`: McNemar's, adjusted for the other rows; `margin` in points.
+    """The verdict on a row. `p`: McNemar's of `compared`, adjusted for other rows if there are; `margin` in points.
 
     No measurable loss: the 95 % interval (Tango) of the difference in right answers lies above
     -margin, and the row is not significantly worse. Lossy: significantly worse, by what may be
@@ -54,7 +54,8 @@ def judge(speedup: stats.Interval | None, compared: Compared | None, p: float | 
         return Verdict(speed, "none", f"{told}, no measurable loss (margin {margin:g} pt)")
     if is_worse:
         return Verdict(speed, "lossy", f"{told}, lossy ({points:+.1f} pt)")
-    needed = stats.samples_needed(compared.only_ours, compared.only_base, compared.pairs, margin / 100)
+    penalty = p / stats.mcnemar(compared.only_ours, compared.only_base)
+    needed = stats.samples_needed(compared.only_ours, compared.only_base, compared.pairs, margin / 100, penalty)
     how_many = "very many" if needed is None else f"about {_rounded(needed)}"
     return Verdict(speed, "undecided", f"{told}, undecided: needs {how_many} samples", needed)
 

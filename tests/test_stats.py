@@ -8,7 +8,7 @@ import random
 
 import numpy as np
 import pytest
-from scipy.stats import bootstrap
+from scipy.stats import binomtest, bootstrap
 from statsmodels.stats import contingency_tables, multitest, proportion  # type: ignore[import-untyped]
 
 from l2pd_bench import stats
@@ -44,30 +44,17 @@ class TestWilson:
 
 
 class TestMcNemar:
-    @staticmethod
-    def pairs(only_first: int, only_second: int, both: int = 3, neither: int = 2) -> list[tuple[bool, bool]]:
-        """So many pairs of each kind."""
-        return (
-            [(True, False)] * only_first + [(False, True)] * only_second
-            + [(True, True)] * both + [(False, False)] * neither
-        )  # fmt: skip
-
     @pytest.mark.parametrize(("b", "c"), [(0, 6), (6, 0), (1, 1), (10, 2), (2, 10), (25, 14), (1, 0), (40, 3)])
     def test_enumeration(self, b: int, c: int) -> None:
         """The p is the share of all splits of the differing pairs that are at least as uneven."""
         n = b + c
         uneven = sum(math.comb(n, k) for k in range(n + 1) if abs(2 * k - n) >= abs(b - c))
-        assert stats.mcnemar(self.pairs(b, c)) == pytest.approx(uneven / 2**n, rel=1e-9)
+        assert stats.mcnemar(b, c) == pytest.approx(uneven / 2**n, rel=1e-9)
 
     def test_known(self) -> None:
-        """Six to none is 2/64; equal pairs do not change it."""
-        assert stats.mcnemar(self.pairs(0, 6, both=0)) == pytest.approx(0.03125)
-        assert stats.mcnemar(self.pairs(0, 6, both=500)) == pytest.approx(0.03125)
-
-    def test_no_difference(self) -> None:
-        """Pairs that never differ have p 1; no pairs have none."""
-        assert stats.mcnemar(self.pairs(0, 0)) == 1.0
-        assert stats.mcnemar([]) is None
+        """Six to none is 2/64; where nothing differs p is 1."""
+        assert stats.mcnemar(0, 6) == pytest.approx(0.03125)
+        assert stats.mcnemar(0, 0) == 1.0
 
 
 class TestBootstrapRatio:
@@ -150,7 +137,7 @@ class TestTables:
         """McNemar's exact p is statsmodels'."""
         both, only_first, only_second, neither = table
         p = contingency_tables.mcnemar([[both, only_first], [only_second, neither]], exact=True).pvalue
-        assert stats.mcnemar(TestMcNemar.pairs(only_first, only_second, both, neither)) == pytest.approx(p, abs=1e-12)
+        assert stats.mcnemar(only_first, only_second) == pytest.approx(p, abs=1e-12)
 
     @pytest.mark.parametrize("table", TABLES)
     def test_wilson(self, table: list[int]) -> None:
@@ -230,19 +217,25 @@ class TestSamplesNeeded:
             exact = Z * Z * (1 - margin) / margin
             assert exact <= (stats.samples_needed(0, 0, 20, margin) or 0) <= 1.01 * exact + 1
 
-    @pytest.mark.parametrize(("b", "c", "n"), [(1, 2, 100), (3, 4, 200), (0, 2, 300), (5, 5, 50)])
-    def test_tells(self, b: int, c: int, n: int) -> None:
-        """With so many pairs it is told, with a fiftieth less it is not."""
-        needed = stats.samples_needed(b, c, n, 0.01)
-        assert needed is not None
+    @pytest.mark.parametrize(
+        ("b", "c", "n", "penalty"), [(1, 2, 100, 1), (3, 4, 200, 1), (0, 2, 300, 1), (5, 5, 50, 1), (0, 6, 280, 9)]
+    )
+    def test_tells(self, b: int, c: int, n: int, penalty: float) -> None:
+        """It is the first of the numbers around at which either is told, and never fewer than there are."""
+        needed = stats.samples_needed(b, c, n, 0.01, penalty)
+        assert needed is not None and needed >= n
 
         def told(m: int) -> bool:
-            interval = stats.paired_difference(b * m / n, c * m / n, m)
-            return interval is not None and (interval.low > -0.01 or interval.high < 0)
+            first, second = (int(count * m / n + 0.5) for count in (b, c))
+            interval = stats.paired_difference(first, second, m)
+            is_worse = penalty * binomtest(first, first + second).pvalue < 0.05 if first < second else False
+            return is_worse or (interval is not None and interval.low > -0.01)
 
-        assert told(needed) and not told(needed * 49 // 50)
+        assert told(needed)
+        assert not any(told(m) for m in (n, (n + needed) // 2, needed - needed // 100 - 1) if n <= m < needed)
 
     def test_never(self) -> None:
-        """A loss of just the margin is never told from more."""
-        assert stats.samples_needed(1, 2, 100, 0.01) is not None
+        """Where nothing is known, as many are needed as where nothing differs; a great penalty needs more."""
         assert stats.samples_needed(0, 0, 0, 0.01) == stats.samples_needed(0, 0, 20, 0.01)
+        one, ten = (stats.samples_needed(0, 6, 280, 0.01, penalty) for penalty in (1.0, 10.0))
+        assert one is not None and ten is not None and one == 280 < ten

@@ -99,7 +99,7 @@ def delta(base: Run, run: Run) -> Delta | None:
     if base is run:
         return Delta(points, None, compared, None)
     interval = stats.paired_difference(compared.only_ours, compared.only_base, compared.pairs)
-    return Delta(points, stats.mcnemar(verdicts), compared, interval and interval.scaled(100))
+    return Delta(points, stats.mcnemar(compared.only_ours, compared.only_base), compared, interval and interval.scaled(100))
 
 
 def agreement(base: Run, run: Run) -> float | None:
