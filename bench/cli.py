@@ -9,7 +9,7 @@ import sys
 from enum import StrEnum
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -17,6 +17,7 @@ from l2pd_bench import __version__
 from l2pd_bench import cli_options as opt
 from l2pd_bench.cli_filter import filter_app
 from l2pd_bench.cli_mini import mini_app
+from l2pd_bench.cli_replay import replay
 from l2pd_bench.cli_report import report, show
 from l2pd_bench.cli_sweep import sweep
 from l2pd_bench.errors import BenchError
@@ -92,7 +93,10 @@ def run(
     sandbox: opt.Sandbox = None,
     unsafe_code: opt.UnsafeCode = False,
     output: opt.Output = None,
+    trace: opt.Traces = False,
+    watch: opt.Watching = False,
     restart: opt.Restart = False,
+    from_: opt.From = None,
 ) -> None:
     """Decode tasks with strategies, every combination of the repeatable options; then show the board.
 
@@ -124,13 +128,27 @@ def run(
         "sandbox": sandbox,
         "unsafe_code": unsafe_code or None,
         "output": output,
+        "trace": trace or None,
+        "watch": watch or None,
     }
-    plan = make_plan(suite, {name: value for name, value in options.items() if value is not None})
-    outcome = execute(plan, command=opt.command_line(sys.argv), restart=restart)
+    given = {name: value for name, value in options.items() if value is not None}
+    if from_ is not None:
+        _repeat(from_, given if suite is None else {"suite": suite, **given}, restart=restart)
+    outcome = execute(make_plan(suite, given), command=opt.command_line(sys.argv), restart=restart)
     show(outcome.folders)
     if outcome.message:
         print(outcome.message, file=sys.stderr)
     raise typer.Exit(outcome.exit_code)
+
+
+def _repeat(folder: Path, options: dict[str, Any], *, restart: bool) -> NoReturn:
+    """`run --from`."""
+    from l2pd_bench.again import repeat
+
+    repeated = repeat(folder, options, command=opt.command_line(sys.argv), restart=restart)
+    show(repeated.outcome.folders)
+    print(repeated.message)
+    raise typer.Exit(repeated.exit_code)
 
 
 @app.command()
@@ -171,6 +189,7 @@ def score(
 
 
 app.command()(report)
+app.command()(replay)
 app.command()(sweep)
 
 

@@ -45,6 +45,21 @@ Sandbox = Annotated[
 ]
 UnsafeCode = Annotated[bool, typer.Option("--unsafe-code", help="Run generated code also where no sandbox works.")]
 Output = Annotated[Path | None, typer.Option(help="The folder of records. [default: runs]")]
+From = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        help="Repeat what a run's folder has recorded, under its settings, and compare; takes the place of all options "
+        "but --output, --restart, --data-dir, --trace, --watch, --sandbox and --unsafe-code.",
+    ),
+]
+Traces = Annotated[
+    bool, typer.Option("--trace", help="Write down every step, in a second decode of each batch that is not timed.")
+]
+Watching = Annotated[
+    bool,
+    typer.Option("--watch", help="Show the canvas being filled, in a second decode of each batch: seconds stay true."),
+]
 Restart = Annotated[bool, typer.Option("--restart", help="Set existing records of this run aside.")]
 Plot = Annotated[Path | None, typer.Option(help="Draw accuracy over speed into this file: .svg or .png.")]
 
