@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -12,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
+from rich.progress import Progress
 
-from l2pd_bench import follow, runner
+from l2pd_bench import follow, runner, watch
+from l2pd_bench.hosts.analytic import AnalyticHost
 from l2pd_bench.plan import make_plan
 from l2pd_bench.records import Run, load_runs
 from l2pd_bench.replay import leads_to
-from l2pd_bench.trace import read_traces
+from l2pd_bench.trace import TraceStep, read_traces
 
 PROGRAM = str(Path(sys.executable).with_name("l2pd-bench"))
 SMALL: dict[str, Any] = {
@@ -223,6 +227,24 @@ class TestWatch:
             assert f"threshold  {doc_id}" in shown
         assert "forward 1: " in shown and " 0 masks left" in shown
         assert not list(tmp_path.rglob("trace.jsonl"))
+
+    def test_first_of_a_batch(self, analytic: AnalyticHost, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of a batch the first sample is shown, at a pace for reading, and the bar is back afterwards."""
+        pauses: list[float] = []
+        monkeypatch.setattr(watch, "sleep", pauses.append)
+        console = Console(file=io.StringIO(), width=60, force_terminal=True)
+        step = TraceStep(block=(0, 2), columns=[0], tokens=[20], confidences=[1.0], remasked=[], end=2)
+        with Progress(console=console) as progress:
+            with watch.Watch(console, progress).showing("title", 2, analytic) as on_step:
+                assert not progress.live.is_started
+                for row in (1, 0, 2):
+                    on_step(row, step)
+            assert progress.live.is_started
+
+        assert pauses == [watch.STEP_S]
+        assert isinstance(console.file, io.StringIO)
+        assert "forward 1: 1 filled; 1 masks left" in console.file.getvalue()
+        assert "forward 2" not in console.file.getvalue()
 
     def test_nothing_left(self, tmp_path: Path) -> None:
         """Where all is recorded it says that there is nothing to watch."""
