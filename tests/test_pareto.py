@@ -96,8 +96,9 @@ class TestPbx:
         assert pbx(points, 0.0, 90) is None
 
     def test_share_that_no_float_holds(self) -> None:
-        """Exactly x percent is enough, though 70 % of 90 is not 63 in binary."""
-        assert pbx([(3.0, 63.0)], 90.0, 70) == 3.0
+        """Exactly x percent is enough, though 90 % of 13 is more than 11.7 in binary."""
+        assert 90 / 100 * 13 > 11.7
+        assert pbx([(3.0, 11.7)], 13.0, 90) == 3.0
 
 
 class TestIsoSpeed:

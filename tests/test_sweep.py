@@ -366,6 +366,28 @@ class TestFrontier:
         assert curve.iso_speedup is None
         assert dict(curve.pbx)[70] is None and dict(curve.pbx)[60] == curve.rows[-1].tpf
 
+    def test_slower_than_the_baseline(self, tmp_path: Path) -> None:
+        """A value that is no faster than the baseline changes no area, however good it is."""
+        few = {"fixed-step": 40, "rule:x=2": 40, "rule:x=4": 39}
+        areas = []
+        for name, accuracies in (("few", few), ("more", {**few, "rule:x=0.5": 50})):
+            found = one_section(*swept(tmp_path / name, accuracies)).frontier
+            assert found is not None
+            areas.append(found.curves[0].aup_tpf)
+
+        assert areas[0] == areas[1]
+
+    def test_slowest_first(self, tmp_path: Path) -> None:
+        """A knob that is slower the higher it is set has its highest value first."""
+        runs = swept(tmp_path, {"fixed-step": 45})
+        for tau, speed in ((0.5, 8.0), (0.7, 4.0), (0.9, 2.0)):
+            samples = [sample(i, speed=speed) for i in range(50)]
+            runs.append(record(tmp_path, manifest(f"rule:tau={tau}", planned=50), samples))
+        found = one_section(*runs).frontier
+        assert found is not None
+
+        assert [row.spec for row in found.curves[0].rows] == ["rule:tau=0.9", "rule:tau=0.7", "rule:tau=0.5"]
+
     def test_another_parameter_makes_another_curve(self, tmp_path: Path) -> None:
         """The knob is the number that makes the longest family; rows that differ in more stand on other curves."""
         names = ["rule:x=2,y=1", "rule:x=4,y=1", "rule:x=8,y=1", "rule:x=2,y=5", "rule:x=4,y=5", "rule:x=2,z=text"]
