@@ -167,7 +167,7 @@ function doneIn(trace, done, texts, masks) {
   if (done === 0) return `Forward 0 of ${trace.steps.length}: all masks.${rest}`;
   const [start, stop, end, columns, tokens, sure, remasked] = trace.steps[done - 1];
   const before = done > 1 ? trace.steps[done - 2][2] : trace.length;
-  const some = tokens.slice(0, 4).map((number, place) => `${JSON.stringify(texts[number])} ${sure[place].toFixed(2)}`);
+  const some = tokens.slice(0, 4).map((number, place) => `\u201c${cellText(texts[number])}\u201d ${sure[place].toFixed(2)}`);
   const filled = columns.length ? ` (${some.join(", ")}${columns.length > 4 ? ", \u2026" : ""})` : "";
   return (
     `Forward ${done} of ${trace.steps.length}, columns ${start}\u2013${stop - 1}: filled ${columns.length}${filled}` +
