@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,17 +87,16 @@ class TestAdvice:
             assert f"to lose at most {margin:g} pt, use {choice}:" in section.remarks[0]
 
     def test_invalid_is_not_advised(self, tmp_path: Path) -> None:
-        """A row that ended in errors is not advised, however fast."""
+        """A row that another program may have disturbed is not advised, however fast and right."""
         base, fast, _ = three(tmp_path, 500, {FIXED: 0, FAST: 0, ROUGH: 0})
-        bad = record(
-            tmp_path,
-            manifest("dash", planned=500),
-            [sample(i, speed=9.0, correct=True, score=1.0, status="error" if i == 7 else "ok") for i in range(500)],
-        )
-        section = one_section(base, fast, bad)
+        samples = [sample(i, speed=9.0, correct=True, score=1.0, forced_commits=0) for i in range(500)]
+        dash = record(tmp_path, manifest("dash", planned=500), samples)
+        segments = [replace(dash.manifest.segments[0], foreign=["train (7)"])]
+        section = one_section(base, fast, replace(dash, manifest=replace(dash.manifest, segments=segments)))
 
+        assert "use dash:" in one_section(base, fast, dash).remarks[0]
         assert f"use {FAST}:" in section.remarks[0]
-        assert rows(section)["dash"].invalid == ("1 of 500 samples ended in an error",)
+        assert rows(section)["dash"].invalid == ("other programs computed on the device: train (7)",)
         assert [row.spec for row in section.rows][-1] == "dash"
 
 
