@@ -171,7 +171,7 @@ function doneIn(trace, done, texts, masks) {
   const filled = columns.length ? ` (${some.join(", ")}${columns.length > 4 ? ", \u2026" : ""})` : "";
   return (
     `Forward ${done} of ${trace.steps.length}, columns ${start}\u2013${stop - 1}: filled ${columns.length}${filled}` +
-    `${remasked.length ? `, emptied ${remasked.length}` : ""}${end < before ? `, cut off ${before - end}` : ""}; ${masks} masks left.${rest}`
+    `${remasked.length ? `, emptied ${remasked.length}` : ""}${end < before ? `, cut off ${before - end}` : ""}; ${masks} ${masks === 1 ? "mask" : "masks"} left.${rest}`
   );
 }
 
