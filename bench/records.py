@@ -108,7 +108,7 @@ def totals(samples: Iterable[Sample]) -> Totals:
         correct=sum(s.correct for s in every),
         net_tokens=sum(s.tokens.net for s in every),
         nfe=sum(s.nfe.total for s in every),
-        decode_seconds=sum(s.seconds.decode for s in every),
+        decode_seconds=float(sum(s.seconds.decode for s in every)),
     )
 
 

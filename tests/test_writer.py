@@ -43,6 +43,10 @@ class TestRoundTrip:
             writer.finish("interrupted", "Ctrl-C")
             assert load_run(writer.folder).manifest.totals is None
 
+    def test_finished_without_samples(self, tmp_path: Path) -> None:
+        """A finished run without a sample is read back as it was written."""
+        assert record(tmp_path, manifest(), []).samples == ()
+
     def test_segments(self, tmp_path: Path) -> None:
         """A segment says which process ran it, on which machine, after which warm-up."""
         session = new_session()
