@@ -15,6 +15,8 @@ import typer
 
 from l2pd_bench import __version__
 from l2pd_bench import cli_options as opt
+from l2pd_bench.cli_compare import compare
+from l2pd_bench.cli_export import export
 from l2pd_bench.cli_filter import filter_app
 from l2pd_bench.cli_mini import mini_app
 from l2pd_bench.cli_replay import replay
@@ -97,6 +99,7 @@ def run(
     watch: opt.Watching = False,
     restart: opt.Restart = False,
     from_: opt.From = None,
+    aa: opt.SelfTest = False,
 ) -> None:
     """Decode tasks with strategies, every combination of the repeatable options; then show the board.
 
@@ -133,12 +136,26 @@ def run(
     }
     given = {name: value for name, value in options.items() if value is not None}
     if from_ is not None:
-        _repeat(from_, given if suite is None else {"suite": suite, **given}, restart=restart)
+        others = {name: value for name, value in (("suite", suite), ("aa", aa)) if value}
+        _repeat(from_, {**others, **given}, restart=restart)
+    if aa:
+        _self_test(suite, given)
     outcome = execute(make_plan(suite, given), command=opt.command_line(sys.argv), restart=restart)
-    show(outcome.folders)
+    spoiled = sum(row.spoiled for section in show(outcome.folders).sections for row in section.rows)
     if outcome.message:
         print(outcome.message, file=sys.stderr)
-    raise typer.Exit(outcome.exit_code)
+    if spoiled:
+        print(f"{spoiled} rows are INVALID, for the reasons told with the board", file=sys.stderr)
+    raise typer.Exit(outcome.exit_code or (1 if spoiled else 0))
+
+
+def _self_test(suite: str | None, given: dict[str, Any]) -> None:
+    from l2pd_bench.aa import self_test
+    from l2pd_bench.plan import make_plan
+
+    found = self_test(make_plan(suite, given))
+    print(found.message)
+    raise typer.Exit(0 if found.ok else 1)
 
 
 def _repeat(folder: Path, options: dict[str, Any], *, restart: bool) -> NoReturn:
@@ -189,6 +206,8 @@ def score(
 
 
 app.command()(report)
+app.command()(export)
+app.command()(compare)
 app.command()(replay)
 app.command()(sweep)
 
@@ -241,7 +260,10 @@ def env() -> None:
 @app.command()
 def bench(
     what: Annotated[
-        str, typer.Argument(help="engine: the loop's own cost, caches, batches. loading: a checkpoint's memory.")
+        str,
+        typer.Argument(
+            help="engine: the loop's own cost, caches, batches. loading: a checkpoint's memory. report: large folders."
+        ),
     ] = "engine",
     rounds: Annotated[int, typer.Option(help="Interleaved repetitions.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,

@@ -12,6 +12,8 @@ from typing import Annotated
 
 import typer
 
+from l2pd_bench.errors import UsageError
+
 Strategies = Annotated[
     list[str] | None, typer.Option(help="NAME, NAME:key=value,..., ./file.py:Class or package.module:Class.")
 ]
@@ -61,7 +63,24 @@ Watching = Annotated[
     typer.Option("--watch", help="Show the canvas being filled, in a second decode of each batch: seconds stay true."),
 ]
 Restart = Annotated[bool, typer.Option("--restart", help="Set existing records of this run aside.")]
+SelfTest = Annotated[
+    bool, typer.Option("--aa", help="Only run the one strategy against itself: is its speedup 1? Records nothing.")
+]
+Margin = Annotated[
+    float | None, typer.Option(help="Points of accuracy that count as no loss. [default: 1]", show_default=False)
+]
 Plot = Annotated[Path | None, typer.Option(help="Draw accuracy over speed into this file: .svg or .png.")]
+
+
+def checked_margin(margin: float | None) -> float:
+    """The margin in points, the default where none is given; UsageError unless it is a share of 100 points."""
+    from l2pd_bench.verdict import MARGIN
+
+    if margin is None:
+        return MARGIN
+    if not 0 < margin <= 100:
+        raise UsageError(f"margin: got {margin:g}, expected points of accuracy, above 0 and at most 100")
+    return margin
 
 
 def command_line(words: list[str]) -> str:

@@ -30,19 +30,24 @@ def report(
     results: Annotated[Path, typer.Argument(help="A folder of records, or one run's folder.")] = Path("runs"),
     format: Annotated[Format, typer.Option(help="What to write.")] = Format.rich,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
+    margin: opt.Margin = None,
     plot: opt.Plot = None,
+    claims: Annotated[bool, typer.Option("--claims", help="Set published numbers beside the measured ones.")] = False,
 ) -> None:
     """Make the leaderboard from records."""
     from rich.console import Console
 
     from l2pd_bench.records import load_runs
     from l2pd_bench.report import RENDERERS, print_board
+    from l2pd_bench.report.claims import WITH_CLAIMS, add_claims, claims_text
     from l2pd_bench.report.figure import check_figure, write_figure
     from l2pd_bench.report.model import make_board
 
+    if claims and format is not Format.rich and format.value not in WITH_CLAIMS:
+        raise UsageError(f"claims: got --format {format.value}, expected rich, {' or '.join(WITH_CLAIMS)}")
     if plot is not None:
         check_figure(plot)
-    board = make_board(load_runs(results, whole=False))
+    board = make_board(load_runs(results, whole=False), opt.checked_margin(margin))
     if plot is not None:
         write_figure(board, plot)
     if format is Format.rich:
@@ -51,8 +56,12 @@ def report(
                 "output: 'rich' is for the terminal; choose --format markdown, csv, json, latex or html to write a file"
             )
         print_board(board, Console())
+        if claims:
+            Console().print(claims_text(board), markup=False, highlight=False, emoji=False)
         return
     text = RENDERERS[format.value](board)
+    if claims:
+        text = add_claims(text, format.value, board)
     if output is None:
         print(text, end="")
         return
