@@ -202,7 +202,8 @@ class TestFigure:
     def test_the_same_again(self, tmp_path: Path) -> None:
         """Equal boards give equal files, SVG and PNG, in another process too, whatever the user's own style is."""
         swept(tmp_path / "runs", CURVE)
-        (tmp_path / "matplotlibrc").write_text("font.size: 30\nlines.linewidth: 9\n")
+        (tmp_path / "none").write_text("")
+        (tmp_path / "own").write_text("axes.grid: True\nlines.linewidth: 9\n")
         code = (
             "import sys; from pathlib import Path\n"
             "from l2pd_bench.records import load_runs; from l2pd_bench.report import make_board\n"
@@ -210,9 +211,9 @@ class TestFigure:
             "board = make_board(load_runs(Path('runs')))\n"
             "[write_figure(board, Path(name)) for name in sys.argv[1:]]\n"
         )
-        for i, rc in enumerate(("/dev/null", "matplotlibrc")):
+        for i, rc in enumerate(("none", "own")):
             names = [f"{i}.svg", f"{i}.png"]
-            env = {"PYTHONHASHSEED": str(i), "MATPLOTLIBRC": rc, "HOME": str(tmp_path)}
+            env = {"PYTHONHASHSEED": str(i), "MATPLOTLIBRC": str(tmp_path / rc), "HOME": str(tmp_path)}
             subprocess.run([sys.executable, "-c", code, *names], cwd=tmp_path, env=env, check=True)
 
         for suffix in ("svg", "png"):
@@ -223,13 +224,17 @@ class TestFigure:
 
     def test_hostile_name(self, tmp_path: Path) -> None:
         """A name is neither markup nor mathematics, and what XML cannot hold is left out."""
-        run = swept(tmp_path, {"fixed-step": 45})[0]
-        strategy = replace(run.manifest.strategy, spec="<script>$\\frac$\x00 & x", name="x")
-        write_figure(make_board([replace(run, manifest=replace(run.manifest, strategy=strategy))]), tmp_path / "x.svg")
+        runs = []
+        for run in swept(tmp_path, {"slow:x=1": 45, "fast:x=9": 45}):  # beside its point, and in the margin
+            name = f"<script>$\\frac$\x00 & {run.manifest.strategy.name}"
+            strategy = replace(run.manifest.strategy, spec=name, name=name)
+            runs.append(replace(run, manifest=replace(run.manifest, strategy=strategy)))
+        write_figure(make_board(runs), tmp_path / "x.svg")
         root = ET.parse(tmp_path / "x.svg").getroot()
 
         assert not [node for node in root.iter() if node.tag.endswith("script")]
-        assert "<script>$\\frac$? & x" in [" ".join(t.itertext()) for t in root.iter(f"{SVG}text")]
+        words = " ".join(" ".join(t.itertext()) for t in root.iter(f"{SVG}text"))
+        assert words.count("<script>$\\frac$? & slow") == words.count("<script>$\\frac$? & fast") == 2
 
     def test_many_sections(self, board: Board, tmp_path: Path) -> None:
         """Every section has its title and its panels, one below the other."""
