@@ -21,11 +21,11 @@ from l2pd_bench.hosts.mini import WEIGHTS, load
 from l2pd_bench.plan import make_plan
 from l2pd_bench.records import Run, load_runs, read_run
 from l2pd_bench.schema import UNGRADED
-from l2pd_bench.tasks.analytic import AnalyticCopy
+from l2pd_bench.tasks.analytic import AnalyticShuffle
 
 SMALL: dict[str, Any] = {
     "model": "analytic",
-    "task": ["analytic-copy"],
+    "task": ["analytic-shuffle"],
     "strategy": ["threshold:tau=0.4", "fixed-step:k=3"],
     "cache": ["dual"],
     "eot": ["stop"],
@@ -162,8 +162,8 @@ class TestDifferent:
     def test_other_data_and_grading(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Other items and another grading are refused together, each with both values."""
         (run,) = execute(tmp_path / "a", strategy=["fixed-step"])
-        monkeypatch.setattr(AnalyticCopy, "data_hash", "abc")
-        monkeypatch.setattr(AnalyticCopy, "grading", "by the letter")
+        monkeypatch.setattr(AnalyticShuffle, "data_hash", "abc")
+        monkeypatch.setattr(AnalyticShuffle, "grading", "by the letter")
         shown = self.refused(run.folder, tmp_path / "b")
 
         assert f"data_hash: {run.manifest.protocol['data_hash']} was recorded, here it is abc" in shown
@@ -192,8 +192,8 @@ class TestDifferent:
         """An item that the task has no more is named."""
         (run,) = execute(tmp_path / "a", strategy=["fixed-step"])
         gone = run.samples[0].doc_id
-        items = AnalyticCopy().items()
-        monkeypatch.setattr(AnalyticCopy, "items", lambda self: [item for item in items if item.doc_id != gone])
+        items = AnalyticShuffle().items()
+        monkeypatch.setattr(AnalyticShuffle, "items", lambda self: [item for item in items if item.doc_id != gone])
 
         assert f"ids: got '{gone}'" in self.refused(run.folder, tmp_path / "b")
 

@@ -252,7 +252,11 @@ class TestPlay:
 def small(output: Path, **options: Any) -> list[Run]:
     """Decode a few samples, traced."""
     chosen = {
-        **{"model": "analytic", "task": ["analytic-copy"], "strategy": ["fixed-step", "oracle", "threshold:tau=0.4"]},
+        **{
+            "model": "analytic",
+            "task": ["analytic-shuffle"],
+            "strategy": ["fixed-step", "oracle", "threshold:tau=0.4"],
+        },
         **{"temperature": 0.7, "gen_length": [16], "block_length": 8, "batch_size": [3], "limit": 5},
         **{"eot": ["predict"], "trace": True, "output": output, **options},
     }
@@ -282,7 +286,7 @@ class TestWithoutTrace:
             "        return Decision(view.candidates, tokens=torch.randint(2, 20, view.tokens.shape))\n"
         )
         (run,) = small(tmp_path / "out", strategy=[f"{tmp_path}/mine.py:Mine"], trace=False)
-        with pytest.raises(RecordError, match=r"'analytic-copy/000' cannot be shown, .* got other tokens"):
+        with pytest.raises(RecordError, match=r"'analytic-shuffle/000' cannot be shown, .* got other tokens"):
             find_takes([run.folder], "000")
 
 
