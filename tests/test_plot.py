@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from record_factory import manifest, one_section, record, sample
 from rich.console import Console
+from sweep_factory import CURVE, swept
 from test_cli import call
-from test_sweep import CURVE, swept
 
 from l2pd_bench.errors import UsageError
 from l2pd_bench.report import Board, make_board
