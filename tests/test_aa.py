@@ -168,7 +168,7 @@ class TestRealClock:
     def test_covers_one(self) -> None:
         """On this machine's own clock, the embedded model's interval holds 1 for at least 17 of 20 seeds."""
         found = [self_test(plan(**self.CHANGES, strategy=["threshold"], limit=60, seed=seed)) for seed in range(20)]
-        print(*(test.message for test in found), sep="\n")
+        print(*(test.message for test in found), sep="\n")  # noqa: T201  # for the closing note
         assert sum(test.ok for test in found) >= 17
 
     @pytest.mark.parametrize(("share", "word"), [(0.0, "undecided"), (0.1, "slower")])
@@ -182,6 +182,6 @@ class TestRealClock:
         spec = f"{tmp_path}/slowed.py:Slowed:sleep_s={share * step_s}"
         wanted = plan(**setting, strategy=["fixed-step", spec], output=tmp_path / "b")
         found = compare(*(load_run(folder) for folder in execute(wanted, command="x").folders))
-        print(found.speedup, found.verdict)
+        print(found.speedup, found.verdict)  # noqa: T201
 
         assert found.verdict is not None and found.verdict.speed == word
