@@ -114,6 +114,8 @@ def _unpaired(row: Row, speedup: pairing.Speedup | None, whom: str, what: str) -
 
 def _command_with_baseline(rows: Sequence[Row]) -> str:
     command = rows[0].run.manifest.command
+    if "--from" in command:
+        return "repeat a folder that holds fixed-step, too"
     if "--strategy" not in command:  # a suite's own strategies give way to those that are named
         command += "".join(f" --strategy {row.spec}" for row in rows)
     restart = "" if "--restart" in command else " --restart"
