@@ -53,7 +53,7 @@ def report(
     if format is Format.rich:
         if output is not None:
             raise UsageError(
-                "output: 'rich' is for the terminal; choose --format markdown, csv, json, latex or html to write a file"
+                f"output: 'rich' is for the terminal; choose --format {', '.join(RENDERERS)} to write a file"
             )
         print_board(board, Console())
         if claims:

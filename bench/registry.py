@@ -174,7 +174,7 @@ def catalog(group: Group) -> list[Entry]:
                 about = (_is_own(point) and _from_source(point)) or _from_object(group, point)
             except BenchError as problem:
                 error = str(problem)
-            entries.append(Entry(name, *_origin(point), point.value, *about, error))
+            entries.append(Entry(name, *_origin(point), point.value, **about._asdict(), error=error))
     return entries
 
 

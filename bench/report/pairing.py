@@ -99,7 +99,8 @@ def delta(base: Run, run: Run) -> Delta | None:
     if base is run:
         return Delta(points, None, compared, None)
     interval = stats.paired_difference(compared.only_ours, compared.only_base, compared.pairs)
-    return Delta(points, stats.mcnemar(compared.only_ours, compared.only_base), compared, interval and interval.scaled(100))
+    p = stats.mcnemar(compared.only_ours, compared.only_base)
+    return Delta(points, p, compared, interval and interval.scaled(100))
 
 
 def agreement(base: Run, run: Run) -> float | None:
