@@ -56,8 +56,7 @@ def judge(speedup: stats.Interval | None, compared: Compared | None, p: float | 
         return Verdict(speed, "lossy", f"{told}, lossy ({points:+.1f} pt)")
     penalty = p / stats.mcnemar(compared.only_ours, compared.only_base)
     needed = stats.samples_needed(compared.only_ours, compared.only_base, compared.pairs, margin / 100, penalty)
-    how_many = "very many" if needed is None else f"about {_rounded(needed)}"
-    return Verdict(speed, "undecided", f"{told}, undecided: needs {how_many} samples", needed)
+    return Verdict(speed, "undecided", f"{told}, undecided: needs {about(needed)} samples", needed)
 
 
 def _speed(speedup: stats.Interval | None) -> tuple[Speed, str]:
@@ -70,7 +69,9 @@ def _speed(speedup: stats.Interval | None) -> tuple[Speed, str]:
     return "undecided", "speed undecided"
 
 
-def _rounded(count: int) -> int:
-    """To two digits that count, upwards."""
+def about(count: int | None) -> str:
+    """A number of samples in words, to two digits that count, upwards; None is more than one can decode."""
+    if count is None:
+        return "very many"
     unit = int(10 ** max(len(str(count)) - 2, 0))
-    return -(-count // unit) * unit
+    return f"about {-(-count // unit) * unit}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from l2pd_bench.report.board import Row
+from l2pd_bench.verdict import about
 
 
 def advice(rows: Sequence[Row], margin: float) -> str | None:
@@ -50,5 +51,4 @@ def _factor(row: Row) -> str:
 
 
 def _needs(row: Row) -> str:
-    samples = row.verdict.samples if row.verdict else None
-    return "needs very many samples to tell" if samples is None else f"needs about {samples} samples to tell"
+    return f"needs {about(row.verdict.samples if row.verdict else None)} samples to tell"
