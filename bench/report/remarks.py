@@ -5,6 +5,7 @@ Sentences only; it computes no column.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 from l2pd_bench.report import pairing
@@ -41,9 +42,11 @@ def remarks(rows: Sequence[Row]) -> list[str]:
     found += [f"INVALID: {reason}: {_names([r for r in rows if reason in r.invalid], rows)}" for reason in reasons]
     if unsettled := [row for row in rows if not _has_settled(row)]:
         found.append(f"the times of the warm-up had not settled: {_names(unsettled, rows)}")
+    told: defaultdict[str, list[Row]] = defaultdict(list)  # what is said of several rows is said once
     for row in rows:
-        found += [f"{row.spec}: {text}" for text in _of_row(row)]
-    return found
+        for text in _of_row(row):
+            told[text].append(row)
+    return found + [f"{_names(some, rows)}: {text}" for text, some in told.items()]
 
 
 def _of_row(row: Row) -> list[str]:
