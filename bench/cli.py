@@ -20,9 +20,9 @@ from l2pd_bench.cli_export import export
 from l2pd_bench.cli_filter import filter_app
 from l2pd_bench.cli_mini import mini_app
 from l2pd_bench.cli_replay import replay
-from l2pd_bench.cli_report import report, show
+from l2pd_bench.cli_report import exit_code, report, show
 from l2pd_bench.cli_sweep import sweep
-from l2pd_bench.errors import BenchError
+from l2pd_bench.errors import BenchError, UsageError
 
 app = typer.Typer(
     help="The referee for decoding strategies of diffusion language models.",
@@ -98,6 +98,7 @@ def run(
     trace: opt.Traces = False,
     watch: opt.Watching = False,
     restart: opt.Restart = False,
+    margin: opt.Margin = None,
     from_: opt.From = None,
     aa: opt.SelfTest = False,
 ) -> None:
@@ -134,25 +135,27 @@ def run(
         "trace": trace or None,
         "watch": watch or None,
     }
+    opt.checked_margin(margin)
     given = {name: value for name, value in options.items() if value is not None}
     if from_ is not None:
         others = {name: value for name, value in (("suite", suite), ("aa", aa)) if value}
         _repeat(from_, {**others, **given}, restart=restart)
     if aa:
-        _self_test(suite, given)
+        _self_test(suite, given, restart=restart)
     outcome = execute(make_plan(suite, given), command=opt.command_line(sys.argv), restart=restart)
-    spoiled = sum(row.spoiled for section in show(outcome.folders).sections for row in section.rows)
+    board = show(outcome.folders, margin)
     if outcome.message:
         print(outcome.message, file=sys.stderr)
-    if spoiled:
-        print(f"{spoiled} rows are INVALID, for the reasons told with the board", file=sys.stderr)
-    raise typer.Exit(outcome.exit_code or (1 if spoiled else 0))
+    raise typer.Exit(exit_code(board, outcome.exit_code))
 
 
-def _self_test(suite: str | None, given: dict[str, Any]) -> None:
+def _self_test(suite: str | None, given: dict[str, Any], *, restart: bool) -> NoReturn:
     from l2pd_bench.aa import self_test
     from l2pd_bench.plan import make_plan
 
+    recording = [name for name in ("output", "trace", "watch") if name in given] + ["restart"] * restart
+    if recording:
+        raise UsageError(f"aa: got --{recording[0]}, expected none, as a self-test records and shows nothing")
     found = self_test(make_plan(suite, given))
     print(found.message)
     raise typer.Exit(0 if found.ok else 1)
@@ -163,9 +166,9 @@ def _repeat(folder: Path, options: dict[str, Any], *, restart: bool) -> NoReturn
     from l2pd_bench.again import repeat
 
     repeated = repeat(folder, options, command=opt.command_line(sys.argv), restart=restart)
-    show(repeated.outcome.folders)
+    board = show(repeated.outcome.folders)
     print(repeated.message)
-    raise typer.Exit(repeated.exit_code)
+    raise typer.Exit(exit_code(board, repeated.exit_code))
 
 
 @app.command()

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from l2pd_bench.errors import UsageError
+
 
 class Service(StrEnum):
     """Where a board can go."""
@@ -31,4 +33,8 @@ def export(
     from l2pd_bench.records import load_runs
     from l2pd_bench.report.model import make_board
 
-    print(export_to.export(make_board(load_runs(results, whole=False)), to.value, output, project))
+    board = make_board(load_runs(results, whole=False))
+    try:
+        print(export_to.export(board, to.value, output, project))
+    except OSError as error:
+        raise UsageError(f"output: {output or to.value} cannot be written ({error}); choose another folder") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -66,12 +67,12 @@ def report(
         print(text, end="")
         return
     try:
-        output.write_text(text, encoding="utf-8")
+        output.write_text(text, encoding="utf-8", errors="replace")
     except OSError as error:
         raise UsageError(f"output: {output} cannot be written ({error.strerror}); choose another file") from error
 
 
-def show(folders: list[Path]) -> Board:
+def show(folders: list[Path], margin: float | None = None) -> Board:
     """Print the board of these runs."""
     from rich.console import Console
 
@@ -80,6 +81,14 @@ def show(folders: list[Path]) -> Board:
     from l2pd_bench.report.model import make_board
 
     runs = [run for folder in folders if (run := read_run(folder, whole=False)) is not None]
-    board = make_board(runs)
+    board = make_board(runs, opt.checked_margin(margin))
     print_board(board, Console())
     return board
+
+
+def exit_code(board: Board, outcome: int) -> int:
+    """That of a command that ran: 1 also where a row is INVALID for more than few samples, which is said."""
+    spoiled = sum(row.spoiled for section in board.sections for row in section.rows)
+    if spoiled:
+        print(f"{spoiled} rows are INVALID, for the reasons told with the board", file=sys.stderr)
+    return outcome or (1 if spoiled else 0)

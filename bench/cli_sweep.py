@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from l2pd_bench import cli_options as opt
-from l2pd_bench.cli_report import show
+from l2pd_bench.cli_report import exit_code, show
 
 
 def sweep(
@@ -42,6 +42,7 @@ def sweep(
     unsafe_code: opt.UnsafeCode = False,
     output: opt.Output = None,
     restart: opt.Restart = False,
+    margin: opt.Margin = None,
     plot: opt.Plot = None,
 ) -> None:
     """Run strategies at every value of their speed knobs, with the baseline; then show board, frontier and curves.
@@ -56,6 +57,7 @@ def sweep(
     from l2pd_bench.runner import execute
     from l2pd_bench.sweep import expand
 
+    opt.checked_margin(margin)
     if plot is not None:
         check_figure(plot)
     swept = expand(strategy or [], values or [])
@@ -87,10 +89,10 @@ def sweep(
     for note in swept.notes:
         print(f"note: {note}", file=sys.stderr)
     outcome = execute(plan, command=opt.command_line(sys.argv), restart=restart)
-    board = show(outcome.folders)
+    board = show(outcome.folders, margin)
     print_plots(board, Console())
     if plot is not None:
         write_figure(board, plot)
     if outcome.message:
         print(outcome.message, file=sys.stderr)
-    raise typer.Exit(outcome.exit_code)
+    raise typer.Exit(exit_code(board, outcome.exit_code))

@@ -43,7 +43,10 @@ def foreign_programs(device: torch.device) -> list[str]:
         return []
     uuid = str(torch.cuda.get_device_properties(device).uuid)
     query = [TOOL, "--query-compute-apps=gpu_uuid,pid,process_name", "--format=csv,noheader"]
-    done = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False)
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return [f"unknown: {TOOL} did not answer ({type(error).__name__})"]
     if done.returncode != 0:
         return [f"unknown: {TOOL} ended with {done.returncode}"]
     return others(done.stdout, uuid, os.getpid())

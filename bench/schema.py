@@ -179,6 +179,7 @@ class Segment:
     warmup: Warmup
     alone: Alone | None  # where a batch has more than one sample
     foreign: list[str] = field(default_factory=list)  # other programs seen on the device, as "name (pid)"
+    error: str | None = None  # why it came to an end, if a decode failed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
+_Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 
 _AT_MOST = 2_000_000  # numbers drawn for one interval, as long as that leaves a tenth of the resamples
 _GROUPS = 2_000  # more pairs than that are first added up in so many groups
@@ -31,22 +32,23 @@ class Interval(NamedTuple):
 
 
 def wilson(successes: int, trials: int) -> Interval | None:
-    """Wilson's interval of a proportion; None without trials."""
+    """Wilson's interval of a proportion (J. Amer. Statist. Assoc. 1927); None without trials."""
     if trials == 0:
         return None
-    from scipy.stats import binomtest  # takes a second: only where it is needed
-
-    found = binomtest(successes, trials).proportion_ci(CONFIDENCE, method="wilson")
-    return Interval(float(found.low), float(found.high))
+    share, z2 = successes / trials, _Z * _Z
+    middle = share + z2 / (2 * trials)
+    spread = _Z * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))
+    low, high = (middle - spread) / (1 + z2 / trials), (middle + spread) / (1 + z2 / trials)
+    return Interval(max(low, 0.0) if successes else 0.0, min(high, 1.0) if successes < trials else 1.0)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
     """McNemar's exact two-sided p of "both are right equally often"; the pairs in which just one is right decide."""
     if only_first + only_second == 0:
         return 1.0  # they never differ
-    from scipy.stats import binom
+    from scipy.special import bdtr  # scipy.stats takes a second to import, and calls this
 
-    return min(1.0, 2 * float(binom.cdf(min(only_first, only_second), only_first + only_second, 0.5)))
+    return min(1.0, 2 * float(bdtr(min(only_first, only_second), only_first + only_second, 0.5)))
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -69,14 +71,12 @@ def paired_difference(only_first: float, only_second: float, pairs: float) -> In
         return None
     from scipy.optimize import brentq
 
-    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-
     def excess(delta: float, sign: int) -> float:
         b = (2 * pairs - only_first + only_second) * delta - only_first - only_second
         c = -only_second * delta * (1 - delta)
         rest = (math.sqrt(max(b * b - 8 * pairs * c, 0.0)) - b) / (4 * pairs)  # the likeliest share of `only_second`
         spread = max(pairs * (2 * rest + delta * (1 - delta)), 0.0)
-        return only_first - only_second - pairs * delta - sign * z * math.sqrt(spread)
+        return only_first - only_second - pairs * delta - sign * _Z * math.sqrt(spread)
 
     middle, edge = (only_first - only_second) / pairs, 1 - 1e-12
     off = 1e-12  # in the middle itself both are 0 where no pair differs
@@ -105,7 +105,7 @@ def samples_needed(only_first: int, only_second: int, pairs: int, margin: float,
         if count > most:
             return None
         low, count = count, 2 * count
-    while count - low > max(1, count // 200):
+    while count - low > max(1, count // 100):
         middle = (low + count) // 2
         low, count = (low, middle) if tells(middle) else (middle, count)
     return count

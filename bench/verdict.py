@@ -37,7 +37,7 @@ def judge(speedup: stats.Interval | None, compared: Compared | None, p: float | 
     """The verdict on a row. `p`: McNemar's of `compared`, adjusted for other rows if there are; `margin` in points.
 
     No measurable loss: the 95 % interval (Tango) of the difference in right answers lies above
-    -margin, and the row is not significantly worse. Lossy: significantly worse, by what may be
+    -margin, and reaches 0. Lossy: significantly worse, by what may be
     more than the margin. Undecided: neither can be said with so few samples.
     """
     speed, told = _speed(speedup)
@@ -49,7 +49,7 @@ def judge(speedup: stats.Interval | None, compared: Compared | None, p: float | 
     points = 100 * (compared.only_ours - compared.only_base) / compared.pairs
     is_worse = p < SIGNIFICANT and points < 0
     if 100 * interval.low > -margin:
-        if is_worse:
+        if is_worse or interval.high < 0:
             return Verdict(speed, "small", f"{told}, loss within {margin:g} pt")
         return Verdict(speed, "none", f"{told}, no measurable loss (margin {margin:g} pt)")
     if is_worse:

@@ -157,6 +157,9 @@ class RunWriter:
     def finish(self, status: Ending, error: str | None = None) -> None:
         """Say how the run ended; totals are stored with "finished" only."""
         sums = totals(self.samples.values()) if status == "finished" else None
+        if error is not None and self._segment is not None:
+            *others, last = self.manifest.segments
+            self.manifest = replace(self.manifest, segments=[*others, replace(last, error=error)])
         self._update(status=status, error=error, finished=utc_now(), totals=sums)
 
     def close(self) -> None:

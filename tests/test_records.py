@@ -215,6 +215,16 @@ class TestEdited:
         with pytest.raises(RecordError, match=r"run\.json: its totals are not those of samples\.jsonl"):
             load_runs(tmp_path)
 
+    def test_torn_end_hides_nothing(self, tmp_path: Path) -> None:
+        """A finished run that has lost more than its last batch is refused, though its file is torn."""
+        _, path = stored(tmp_path, 5)
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(lines[:4]) + '{"doc')
+        assert len(load_runs(tmp_path)[0].samples) == 4
+        path.write_text("".join(lines[:3]) + '{"doc')
+        with pytest.raises(RecordError, match="its totals are not those"):
+            load_runs(tmp_path)
+
     def test_other_run(self, tmp_path: Path) -> None:
         """Samples that stand beside the manifest of another run do not fit it."""
         (first, _), (_, second) = stored(tmp_path / "a"), (0, tmp_path / "b")

@@ -36,7 +36,7 @@ class TestRemarks:
         """Where nothing is missing, nothing but advice is given."""
         for section in board.sections[1:]:
             (advice,) = section.remarks
-            assert advice.startswith("no faster strategy is shown to lose at most 1 pt with these 40 samples")
+            assert "lose at most 1 pt" in advice
 
     def test_other_process(self, tmp_path: Path) -> None:
         """Rows timed in different processes have no speedup, and it is said how to get it."""

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from record_factory import FAST, FIXED, manifest, one_section, record, rows, sample
+from record_factory import FAST, FIXED, WARMUP, load_run, manifest, one_section, record, rows, sample
 
 from l2pd_bench.foreign import others
 from l2pd_bench.records import Run
 from l2pd_bench.report import make_board
 from l2pd_bench.report.columns import COLUMNS, best
 from l2pd_bench.report.validity import DRIFT, drifts
-from l2pd_bench.schema import Alone, Seconds
+from l2pd_bench.schema import Alone, Nfe, Seconds
+from l2pd_bench.writer import open_run
 
 TWENTY = range(20)
 
@@ -84,6 +85,30 @@ class TestReasons:
             assert bool(found) == is_invalid
             assert not found or "after 19 % of its forwards the strategy chose nothing" in found[0]
 
+    def test_a_decode_that_failed(self, tmp_path: Path) -> None:
+        """A run that failed once is INVALID, also when it was repeated and has come to its end."""
+        with open_run(tmp_path, manifest(FAST, planned=20)) as writer:
+            writer.append([sample(i, writer.start_segment("s0", WARMUP)) for i in range(1)])
+            writer.finish("failed", "OutOfMemoryError: of 80 GiB\nmore")
+        assert reasons(load_run(writer.folder))[0] == "a decode failed: OutOfMemoryError: of 80 GiB"
+        with open_run(tmp_path, manifest(FAST, planned=20)) as writer:
+            segment = writer.start_segment("s1", WARMUP)
+            writer.append([sample(i, segment) for i in range(1, 20)])
+            writer.finish("finished")
+        assert reasons(load_run(writer.folder)) == ("a decode failed: OutOfMemoryError: of 80 GiB",)
+
+    def test_few_batches(self, tmp_path: Path) -> None:
+        """Sixteen samples in two batches are two observations: too few, and no speed is told from them."""
+        runs = []
+        for spec, pace in ((FIXED, 1.0), (FAST, 4.0)):
+            made = [sample(i, speed=pace, forced_commits=0) for i in range(16)]
+            shared = [replace(s, seconds=replace(s.seconds, latency=pace + i // 8)) for i, s in enumerate(made)]
+            runs.append(record(tmp_path, manifest(spec, planned=16, batch_size=8), shared))
+        row = rows(one_section(*runs))[FAST]
+
+        assert row.invalid == ("too few samples for a claim: 16 in 2 batches, expected at least 10 batches",)
+        assert row.verdict is not None and row.verdict.speed == "undecided"
+
     def test_few(self, tmp_path: Path) -> None:
         """Nine samples are too few for a claim, ten are not."""
         for count in (9, 10):
@@ -127,6 +152,18 @@ class TestDrift:
         late = replace(slow, samples=tuple(replace(s, elapsed_s=s.elapsed_s + 1) for s in slow.samples))
 
         assert not any(drift.is_shown for drift in drifts([fast, late]).values())
+
+    def test_items_in_order(self, tmp_path: Path) -> None:
+        """Items sorted by length, which cost more for each FLOP the more forwards they take, are no drift."""
+        rng, samples = random.Random(3), []
+        for i in range(200):
+            steps = 1 + i // 20
+            seconds = (0.01 * steps + 2e-11 * 10**9) * rng.lognormvariate(0, 0.1)
+            times = Seconds(decode=seconds, model=0.9 * seconds, select=0.0, latency=seconds)
+            nfe = Nfe(full=1, window=steps, auxiliary=0)
+            samples.append(sample(i, seconds=times, nfe=nfe, flops=10**9, forced_commits=0, elapsed_s=float(i)))
+
+        assert reasons(record(tmp_path, manifest(FAST, planned=200), samples)) == ()
 
     def test_other_sessions(self, tmp_path: Path) -> None:
         """What ran in other processes, or on other tasks, did not take turns."""

@@ -70,13 +70,27 @@ class TestAdvice:
             (500, {FIXED: 0, FAST: 0, ROUGH: 90}, f"to lose at most 1 pt, use {FAST}: 4."),
             (500, {FIXED: 0, FAST: 0, ROUGH: 0}, f"to lose at most 1 pt, use {ROUGH}: 8."),
             (500, {FIXED: 0, FAST: 0, ROUGH: 3}, "is faster yet (8.0x), but needs about"),
-            (500, {FIXED: 0, FAST: 60, ROUGH: 90}, "use fixed-step: every faster strategy here loses more"),
+            (500, {FIXED: 0, FAST: 60, ROUGH: 90}, "use fixed-step: every faster strategy here seems to lose more"),
             (40, {FIXED: 0, FAST: 0, ROUGH: 20}, f"the fastest that may is {FAST} (4."),
         ],
     )
     def test_choice(self, tmp_path: Path, count: int, wrong: dict[str, int], said: str) -> None:
         """The fastest row whose loss is shown to be small is advised; else what may be, and what would tell."""
         assert said in one_section(*three(tmp_path, count, wrong)).remarks[0]
+
+    @pytest.mark.parametrize("grading", ["none", "tests run"])
+    def test_no_ground(self, tmp_path: Path, grading: str) -> None:
+        """Without grading, or beside a baseline that is INVALID, nothing is advised."""
+        runs = []
+        for spec, speed in ((FIXED, 1.0), (FAST, 4.0)):
+            samples = [sample(i, speed=speed, forced_commits=0) for i in range(500)]
+            runs.append(record(tmp_path, manifest(spec, planned=500, grading=grading), samples))
+        base = runs[0].manifest
+        if grading != "none":
+            segments = [replace(base.segments[0], foreign=["train (7)"])]
+            runs[0] = replace(runs[0], manifest=replace(base, segments=segments))
+
+        assert not any("to lose at most" in remark for remark in one_section(*runs).remarks)
 
     def test_margin(self, tmp_path: Path) -> None:
         """A wider margin lets a faster row in."""

@@ -95,7 +95,7 @@ class TestInARun:
             cli.main()
 
         ((row,),) = (section.rows for section in make_board(load_runs(tmp_path / "out")).sections)
-        assert row.invalid == ("tokens depend on the batch: 1 of 2 samples came out otherwise when alone",)
+        assert row.invalid[0] == "tokens depend on the batch: 1 of 2 samples came out otherwise when alone"
         assert ended.value.code == 1 and "1 rows are INVALID" in capsys.readouterr().err
 
     def test_foreign(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,12 +18,12 @@ def advice(rows: Sequence[Row], margin: float) -> str | None:
     little, the fastest that may is named, with the samples that would tell.
     """
     bases = [row for row in rows if row.is_baseline]
-    if not bases or not any(row.verdict for row in rows):
+    if not bases or not all(row.ranked and row.run.manifest.graded for row in bases):
         return None
     ranked = [row for row in rows if row.ranked and row.verdict is not None and not row.is_baseline]
     faster = sorted((r for r in ranked if r.verdict and r.verdict.speed == "faster"), key=_speed, reverse=True)
     sure = [row for row in faster if row.verdict and row.verdict.loss in ("none", "small")]
-    open_ = [row for row in faster if row.verdict and row.verdict.loss == "undecided"]
+    open_ = [r for r in faster if r.verdict and r.verdict.loss == "undecided" and r.delta and r.delta.points > -margin]
     if sure:
         told = f"to lose at most {margin:g} pt, use {sure[0].spec}: {_factor(sure[0])} fixed-step's speed"
         if quicker := [row for row in open_ if _speed(row) > _speed(sure[0])]:
@@ -35,11 +35,10 @@ def advice(rows: Sequence[Row], margin: float) -> str | None:
             f"no faster strategy is shown to lose at most {margin:g} pt with these {len(first.run.samples)} samples; "
             f"the fastest that may is {first.spec} ({_factor(first)} fixed-step's speed), which {_needs(first)}"
         )
-    if not bases[0].ranked or not ranked:
+    if not ranked:
         return None
-    if faster:
-        return f"to lose at most {margin:g} pt, use fixed-step: every faster strategy here loses more"
-    return f"to lose at most {margin:g} pt, use fixed-step: none here is shown to be faster"
+    why = "every faster strategy here seems to lose more" if faster else "none here is shown to be faster"
+    return f"to lose at most {margin:g} pt, use fixed-step: {why}"
 
 
 def _speed(row: Row) -> float:

@@ -43,8 +43,9 @@ def compare(first: Run, second: Run, margin: float = MARGIN) -> Comparison:
     speedup = pairing.speedup(first, second)
     is_graded = first.manifest.graded and second.manifest.graded
     delta = pairing.delta(first, second) if is_graded else None
-    interval = speedup.interval if speedup else None
-    verdict = judge(interval, delta.compared if delta else None, delta.p if delta else None, margin)
+    verdict = judge(
+        speedup.shown if speedup else None, delta.compared if delta else None, delta.p if delta else None, margin
+    )
     agreement = pairing.agreement(first, second)
     return Comparison(rows, {}, tuple(_remarks(rows, speedup, delta)), speedup, delta, agreement, verdict)
 

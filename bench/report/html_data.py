@@ -73,7 +73,7 @@ def _section(section: Section, traced: tuple[int, int]) -> object:
         ],
         "rows": [
             {
-                **_row(row),
+                **_row(row, one_machine=section.one_machine),
                 "cells": [
                     (c.text(row), c.detail(row), number(c, row), index in winning)
                     for c, winning in zip(columns, winners, strict=True)
@@ -95,8 +95,9 @@ def number(column: Column, row: Row) -> float | None:
     return float(found[0]) if found else None
 
 
-def _row(row: Row) -> dict[str, object]:
+def _row(row: Row, *, one_machine: bool) -> dict[str, object]:
     manifest = row.run.manifest
+    tps = (row.tps, _ends(row.tps_interval)) if one_machine else (None, None)  # of several machines none is drawn
     return {
         "name": name(row),
         "spec": row.spec,
@@ -108,7 +109,7 @@ def _row(row: Row) -> dict[str, object]:
         "derived": row.derived,
         "invalid": row.invalid,
         "accuracy": (row.accuracy, _ends(row.accuracy_interval)),
-        "tps": (row.tps, _ends(row.tps_interval)),
+        "tps": tps,
         "tpf": (row.tpf, _ends(row.tpf_interval)),
     }
 

@@ -73,8 +73,8 @@ def _judged(rows: Sequence[Row], margin: float) -> list[Row]:
         has_verdict = row.baseline is not None and not row.is_baseline and row.deployable
         verdict = None
         if has_verdict:
-            interval = row.speedup.interval if row.speedup else None
-            verdict = judge(interval, delta.compared if delta else None, delta.p_holm if delta else None, margin)
+            shown = row.speedup.shown if row.speedup else None
+            verdict = judge(shown, delta.compared if delta else None, delta.p_holm if delta else None, margin)
         judged.append(replace(row, delta=delta, verdict=verdict))
     return judged
 

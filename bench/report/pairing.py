@@ -6,6 +6,7 @@ the same process. It does not know where the baseline comes from.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,13 +16,23 @@ from l2pd_bench.records import Run
 from l2pd_bench.schema import Sample
 from l2pd_bench.verdict import Compared
 
+FEWEST_BATCHES = 10  # a bootstrap of fewer claims too much
+
 
 class Speedup(NamedTuple):
-    """The baseline's decode seconds over this run's, and over how many samples."""
+    """The baseline's decode seconds over this run's, and over how many samples, decoded in how many batches."""
 
     value: float
     interval: stats.Interval | None
     pairs: int
+    batches: int
+
+    @property
+    def shown(self) -> stats.Interval:
+        """The interval, if there are batches enough for it to be believed; else one that says nothing."""
+        if self.interval is None or self.batches < FEWEST_BATCHES:
+            return stats.Interval(0.0, math.inf)
+        return self.interval
 
 
 class Delta(NamedTuple):
@@ -71,10 +82,15 @@ def speedup(base: Run, run: Run) -> Speedup | None:
     value = stats.ratio([(theirs.seconds.decode, ours.seconds.decode) for theirs, ours in pairs])
     if value is None:
         return None
-    interval = (
-        None if base is run else stats.bootstrap_ratio(_by_batch(pairs, run.manifest.protocol["batch_size"] == 1))
-    )
-    return Speedup(value, interval, len(pairs))
+    batches = _by_batch(pairs, run.manifest.protocol["batch_size"] == 1)
+    return Speedup(value, None if base is run else stats.bootstrap_ratio(batches), len(pairs), len(batches))
+
+
+def batch_count(run: Run) -> int:
+    """How many batches the timed samples were decoded in; samples of one have its latency in common."""
+    if run.manifest.protocol["batch_size"] == 1:
+        return len(run.samples)
+    return len({(s.segment, s.seconds.latency) for s in run.samples})
 
 
 def rate_interval(run: Run, samples: Sequence[Sample]) -> stats.Interval | None:

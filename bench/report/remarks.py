@@ -38,6 +38,8 @@ def remarks(rows: Sequence[Row]) -> list[str]:
         found.append("measured on different machines, threads or versions: seconds and TPS are not to be compared")
     if len({len(row.run.samples) for row in rows}) > 1:
         found.append("rows are over different numbers of items; only those over the most can be the best")
+    elif len({frozenset(row.run.by_id) for row in rows}) > 1:
+        found.append("rows are over different items, so none can be the best")
     reasons = dict.fromkeys(reason for row in rows for reason in row.invalid)
     found += [f"INVALID: {reason}: {_names([r for r in rows if reason in r.invalid], rows)}" for reason in reasons]
     if unsettled := [row for row in rows if not _has_settled(row)]:
@@ -85,7 +87,7 @@ def _of_row(row: Row) -> list[str]:
     if len(hosts) > 1:
         found.append(f"its samples were decoded on {len(hosts)} machines ({', '.join(sorted(hosts))})")
     if row.baseline and not row.is_baseline:
-        pairs = row.delta.pairs if row.delta else 0
+        pairs = len(pairing.common(row.baseline, row.run))
         if pairs < max(len(samples), len(row.baseline.samples)):
             found.append(
                 f"compared with fixed-step over the {pairs} samples they share, "

@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from statistics import median
+from statistics import mean, median, variance
 from typing import NamedTuple
 
 from l2pd_bench.records import Run
 from l2pd_bench.report.board import TOO_FEW
+from l2pd_bench.report.pairing import batch_count
 from l2pd_bench.schema import Sample
 from l2pd_bench.stats import CONFIDENCE
 
@@ -41,20 +42,20 @@ Drifts = Mapping[tuple[str, str], Drift]  # by session and task: what has taken 
 def drifts(runs: Sequence[Run]) -> Drifts:
     """How the machine's speed changed while the runs of a task took turns in a process.
 
-    Every sample's seconds per FLOP, over the median of its run, in the order of time; medians
-    of blocks of the two halves are compared by Welch's t on their logarithms. Nothing is said
-    of fewer than two samples a block.
+    A sample's seconds over those that its forwards and FLOPs let expect in its row, in the
+    order of time; medians of blocks of the two halves are compared by Welch's t on their
+    logarithms. Nothing is said of fewer than two samples a block.
     """
     pooled: defaultdict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     for run in runs:
-        sessions: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+        sessions: defaultdict[str, list[Sample]] = defaultdict(list)
         for sample in run.samples:
             if sample.timed and sample.status == "ok" and sample.seconds.decode > 0:
-                session = run.manifest.segments[sample.segment].session
-                sessions[session].append((sample.elapsed_s, sample.seconds.decode / _work(sample)))
-        for session, series in sessions.items():
-            usual = median(cost for _, cost in series)
-            pooled[session, str(run.manifest.protocol["task"])] += [(at, cost / usual) for at, cost in series]
+                sessions[run.manifest.segments[sample.segment].session].append(sample)
+        for session, samples in sessions.items():
+            pooled[session, str(run.manifest.protocol["task"])] += zip(
+                (s.elapsed_s for s in samples), _costs(samples), strict=True
+            )
     return {key: _drift([cost for _, cost in sorted(s)]) for key, s in pooled.items() if len(s) >= 4 * BLOCKS}
 
 
@@ -65,6 +66,8 @@ def invalid(run: Run, known: Drifts) -> tuple[str, ...]:
     for status, what in (("oom", "ran out of memory"), ("error", "ended in an error")):
         if count := sum(s.status == status for s in samples):
             reasons.append(f"{count} of {len(samples)} samples {what}")
+    if failed := next((s.error for s in segments if s.error), None):
+        reasons.append(f"a decode failed: {failed.splitlines()[0][:120]}")
     if foreign := sorted({program for segment in segments for program in segment.foreign}):
         reasons.append(f"other programs computed on the device: {', '.join(foreign)}")
     if differing := sum(s.alone.differing for s in segments if s.alone):
@@ -86,23 +89,40 @@ def invalid(run: Run, known: Drifts) -> tuple[str, ...]:
         )
     if len(samples) < FEWEST_SAMPLES:
         reasons.append(f"{TOO_FEW}: {len(samples)}, expected at least {FEWEST_SAMPLES}")
+    elif (batches := batch_count(run)) < FEWEST_SAMPLES:
+        reasons.append(f"{TOO_FEW}: {len(samples)} in {batches} batches, expected at least {FEWEST_SAMPLES} batches")
     return tuple(reasons)
 
 
-def _work(sample: Sample) -> float:
-    return float(sample.flops or sample.nfe.total)
+def _costs(samples: Sequence[Sample]) -> Sequence[float]:
+    """Seconds of each sample over what is to be expected of it.
+
+    Expected are so many seconds for a forward over the whole canvas, for one over a window,
+    and for a FLOP, as fits the samples best; else long items would look like a slow machine.
+    """
+    import numpy as np
+    from scipy.optimize import nnls
+
+    seconds = np.array([s.seconds.decode for s in samples])
+    work = np.array([(s.nfe.full, s.nfe.window, s.flops) for s in samples], dtype=np.float64)
+    scale = np.maximum(work.max(axis=0), 1.0)
+    rates, _ = nnls(work / scale / seconds[:, None], np.ones(len(samples)))
+    found: Sequence[float] = (seconds / (work / scale @ rates)).tolist()
+    return found
 
 
 def _drift(costs: Sequence[float]) -> Drift:
-    from scipy.stats import ttest_ind
+    from scipy.special import stdtrit
 
     half = len(costs) // 2
     earlier, later = (
         [math.log(median(part[i * len(part) // BLOCKS : (i + 1) * len(part) // BLOCKS])) for i in range(BLOCKS)]
         for part in (costs[:half], costs[half:])
     )
-    difference = sum(later) / BLOCKS - sum(earlier) / BLOCKS
-    if len({*earlier}) == len({*later}) == 1:
+    shares = [variance(part) / BLOCKS for part in (earlier, later)]
+    difference, spread = mean(later) - mean(earlier), math.sqrt(sum(shares))
+    if spread == 0:
         return Drift(*[math.exp(difference)] * 3)  # nothing varies
-    interval = ttest_ind(later, earlier, equal_var=False).confidence_interval(CONFIDENCE)
-    return Drift(math.exp(difference), math.exp(interval.low), math.exp(interval.high))
+    freedom = sum(shares) ** 2 / (sum(share**2 for share in shares) / (BLOCKS - 1))
+    reach = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * spread
+    return Drift(math.exp(difference), math.exp(difference - reach), math.exp(difference + reach))
