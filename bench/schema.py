@@ -169,7 +169,7 @@ class Alone:
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """One stretch of a run in one process."""
+    """One stretch of a run in one process; several may be under way at once."""
 
     index: int
     session: str  # one per process, shared by all the runs it interleaves; speed is compared only within one
@@ -179,7 +179,7 @@ class Segment:
     warmup: Warmup
     alone: Alone | None  # where a batch has more than one sample
     foreign: list[str] = field(default_factory=list)  # other programs seen on the device, as "name (pid)"
-    error: str | None = None  # why it came to an end, if a decode failed
+    error: str | None = None  # what went wrong in it, if a decode failed, whether that ended it or not
 
 
 @dataclass(frozen=True, kw_only=True)

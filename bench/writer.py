@@ -96,21 +96,33 @@ class RunWriter:
         self._file = file
         self._seal = next(reversed(self.samples.values())).seal if self.samples else run.manifest.run_id
         self._lock: int | None = lock
-        self._segment: int | None = None
+        self._begun: list[int] = []  # indices of this writer's segments: its samples carry these and no others
 
     @property
     def done(self) -> set[str]:
         """The doc_ids that need not be decoded again."""
         return {doc_id for doc_id, sample in self.samples.items() if sample.status == "ok"}
 
-    def start_segment(self, session: str, warmup: Warmup, alone: Alone | None = None) -> int:
-        """Note that this process goes on with the run; returns the index its samples must carry."""
+    def start_segment(
+        self,
+        session: str,
+        warmup: Warmup,
+        alone: Alone | None = None,
+        *,
+        pid: int | None = None,
+        hostname: str | None = None,
+    ) -> int:
+        """Note that a process goes on with the run; returns the index its samples must carry.
+
+        It is this process on this machine, unless `pid` and `hostname` say which. Segments may
+        be under way side by side.
+        """
         index = len(self.manifest.segments)
         segment = Segment(
             index=index,
             session=session,
-            pid=os.getpid(),
-            hostname=socket.gethostname(),
+            pid=os.getpid() if pid is None else pid,
+            hostname=socket.gethostname() if hostname is None else hostname,
             started=utc_now(),
             warmup=warmup,
             alone=alone,
@@ -128,7 +140,7 @@ class RunWriter:
             notes=list(dict.fromkeys(notes)),
             segments=[*self.manifest.segments, segment],
         )
-        self._segment = index
+        self._begun.append(index)
         return index
 
     def append(self, samples: Sequence[Sample]) -> None:
@@ -136,8 +148,9 @@ class RunWriter:
         recorded, seal, lines = dict(self.samples), self._seal, []
         for sample in samples:
             place = f"{self._file.path}, new sample '{sample.doc_id}'"
-            if sample.segment != self._segment:
-                raise RecordError(f"{place}: field 'segment': got {sample.segment}, expected {self._segment}")
+            if sample.segment not in self._begun:
+                expected = f"one of {self._begun}, which this writer has started"
+                raise RecordError(f"{place}: field 'segment': got {sample.segment}, expected {expected}")
             sealed, line = seal_sample(sample, seal)
             parse_sample(line, place)
             add_sample(recorded, sealed, place)
@@ -147,20 +160,29 @@ class RunWriter:
             self._file.append(b"".join(lines))
         self.samples, self._seal = recorded, seal
 
-    def note_foreign(self, programs: Sequence[str]) -> None:
-        """Add programs of others, seen on the device, to the segment under way."""
-        segment = self.manifest.segments[-1]
-        seen = list(dict.fromkeys([*segment.foreign, *programs]))
-        if seen != segment.foreign:
-            self._update(segments=[*self.manifest.segments[:-1], replace(segment, foreign=seen)])
+    def note_foreign(self, programs: Sequence[str], segment: int | None = None) -> None:
+        """Add programs of others, seen on the device, to a segment (None: the last one started)."""
+        old = self._own(segment)
+        seen = list(dict.fromkeys([*old.foreign, *programs]))
+        if seen != old.foreign:
+            self._update(segments=self._with(replace(old, foreign=seen)))
 
-    def finish(self, status: Ending, error: str | None = None) -> None:
-        """Say how the run ended; totals are stored with "finished" only."""
+    def note_error(self, segment: int, text: str) -> None:
+        """Say what went wrong in a segment, which may go on: no row that it is part of is VALID."""
+        failed = _failed(self._own(segment), text)
+        if failed != self.manifest.segments[segment]:
+            self._update(segments=self._with(failed))
+
+    def finish(self, status: Ending, error: str | None = None, segment: int | None = None) -> None:
+        """Say how the run ended, and what ended a segment (None: the last one started, if any).
+
+        Totals are stored with "finished" only.
+        """
         sums = totals(self.samples.values()) if status == "finished" else None
-        if error is not None and self._segment is not None:
-            *others, last = self.manifest.segments
-            self.manifest = replace(self.manifest, segments=[*others, replace(last, error=error)])
-        self._update(status=status, error=error, finished=utc_now(), totals=sums)
+        segments = self.manifest.segments
+        if error is not None and (self._begun or segment is not None):
+            segments = self._with(_failed(self._own(segment), error))
+        self._update(status=status, error=error, finished=utc_now(), totals=sums, segments=segments)
 
     def close(self) -> None:
         """Give up the lock. A run that was not finished stays "running", and can be continued."""
@@ -176,6 +198,15 @@ class RunWriter:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _own(self, segment: int | None) -> Segment:
+        """A segment of this writer; None is the last one."""
+        if segment not in self._begun and (segment is not None or not self._begun):
+            raise ValueError(f"segment: got {segment}, expected one of {self._begun}, which this writer has started")
+        return self.manifest.segments[self._begun[-1] if segment is None else segment]
+
+    def _with(self, changed: Segment) -> list[Segment]:
+        return [changed if segment.index == changed.index else segment for segment in self.manifest.segments]
 
     def _update(self, **changes: Any) -> None:
         # The latest command says how many samples are wanted; never fewer than there are.
@@ -203,6 +234,14 @@ def write_run(root: Path, manifest: Manifest, samples: Sequence[Sample]) -> Path
             raise
         sync_folder(folder.parent)
     return folder
+
+
+def _failed(segment: Segment, text: str) -> Segment:
+    """The segment with one more thing that went wrong, behind what is known."""
+    if segment.error is None:
+        return replace(segment, error=text)
+    is_known = f"\n{text}\n" in f"\n{segment.error}\n"
+    return segment if is_known else replace(segment, error=f"{segment.error}\n{text}")
 
 
 def _sealed(samples: Sequence[Sample], seal: str) -> Iterator[bytes]:

@@ -97,6 +97,15 @@ class TestReasons:
             writer.finish("finished")
         assert reasons(load_run(writer.folder)) == ("a decode failed: OutOfMemoryError: of 80 GiB",)
 
+    def test_an_error_that_was_survived(self, tmp_path: Path) -> None:
+        """A run that survived an out-of-memory and came to its end is INVALID, with the first line of that note."""
+        with open_run(tmp_path, manifest(FAST, planned=20)) as writer:
+            segments = [writer.start_segment("s0", WARMUP) for _ in range(2)]
+            writer.note_error(segments[0], "out of memory with 16 samples at once\nmore")
+            writer.append([sample(i, segments[i % 2]) for i in TWENTY])
+            writer.finish("finished")
+        assert reasons(load_run(writer.folder)) == ("a decode failed: out of memory with 16 samples at once",)
+
     def test_few_batches(self, tmp_path: Path) -> None:
         """Sixteen samples in two batches are two observations: too few, and no speed is told from them."""
         runs = []

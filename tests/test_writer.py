@@ -56,6 +56,7 @@ class TestRoundTrip:
             assert writer.start_segment(session, replace(WARMUP, rounds=4, is_stable=False), alone) == 1
             writer.note_foreign(["train.py (7)"])
             writer.note_foreign(["train.py (7)", "serve (8)"])
+            writer.note_foreign(["other (9)"], 0)
             segments = load_run(writer.folder).manifest.segments
 
         assert [s.index for s in segments] == [0, 1]
@@ -64,7 +65,41 @@ class TestRoundTrip:
             (2, True, None),
             (4, False, alone),
         ]
-        assert [s.foreign for s in segments] == [[], ["train.py (7)", "serve (8)"]]
+        assert [s.foreign for s in segments] == [["other (9)"], ["train.py (7)", "serve (8)"]]
+
+    def test_errors(self, tmp_path: Path) -> None:
+        """What went wrong in a segment is kept there, once each and in order, while the run goes on."""
+        with open_run(tmp_path, manifest()) as writer:
+            for number in range(3):
+                writer.start_segment(f"s{number}", WARMUP)
+            for text in ("out of memory at 16", "out of memory at 16", "out of memory at 1"):
+                writer.note_error(0, text)
+            going_on = load_run(writer.folder).manifest
+            writer.finish("failed", "worker died", 1)
+            failed = load_run(writer.folder).manifest
+            writer.finish("finished")
+            finished = load_run(writer.folder).manifest
+
+        assert (going_on.status, going_on.error) == ("running", None)
+        assert [s.error for s in going_on.segments] == ["out of memory at 16\nout of memory at 1", None, None]
+        assert (failed.status, failed.error) == ("failed", "worker died")
+        assert [s.error for s in finished.segments] == [going_on.segments[0].error, "worker died", None]
+        assert (finished.status, finished.error) == ("finished", None)
+
+    def test_foreign_segment(self, tmp_path: Path) -> None:
+        """Nothing is noted of a segment that another process began."""
+        record(tmp_path, manifest(), [sample(0)], finished=False)
+        with open_run(tmp_path, manifest()) as writer:
+            before = content(tmp_path)
+            for note in (
+                lambda: writer.note_error(0, "oops"),
+                lambda: writer.note_foreign(["train.py (7)"]),
+                lambda: writer.finish("failed", "oops", 0),
+            ):
+                with pytest.raises(ValueError, match=r"expected one of \[\], which this writer has started"):
+                    note()
+
+        assert content(tmp_path) == before
 
 
 class TestContinue:
@@ -166,13 +201,35 @@ class TestAppend:
         assert content(tmp_path) == before
 
     def test_wrong_segment(self, tmp_path: Path) -> None:
-        """A sample must carry the segment that this process has started."""
+        """A sample must carry a segment that this writer has started; one of a former process is refused."""
+        record(tmp_path, manifest(), [sample(0)], finished=False)
         with open_run(tmp_path, manifest()) as writer:
-            with pytest.raises(RecordError, match="'segment': got 0, expected None"):
-                writer.append([sample(0)])
-            writer.start_segment("s0", WARMUP)
-            with pytest.raises(RecordError, match="'segment': got 1, expected 0"):
-                writer.append([sample(0, 1)])
+            with pytest.raises(RecordError, match=r"'segment': got 0, expected one of \[\], which this writer"):
+                writer.append([sample(1)])
+            writer.start_segment("s1", WARMUP)
+            for segment in (0, 2):
+                with pytest.raises(RecordError, match=rf"'segment': got {segment}, expected one of \[1\]"):
+                    writer.append([sample(1, 1), sample(2, segment)])
+
+            assert len(load_run(writer.folder).samples) == 1
+
+    def test_several_segments(self, tmp_path: Path) -> None:
+        """Workers of other processes and machines write through one writer, in any order, each under its segment."""
+        with open_run(tmp_path, manifest()) as writer:
+            for number in range(3):
+                writer.start_segment(f"s{number}", WARMUP, pid=100 + number, hostname=f"node{number}")
+            writer.append([sample(0, 1), sample(1, 0)])
+            writer.append([sample(2, 2), sample(3, 0)])
+            run = load_run(writer.folder)
+
+        assert [(s.pid, s.hostname) for s in run.manifest.segments] == [(100, "node0"), (101, "node1"), (102, "node2")]
+        assert [run.manifest.segments[s.segment].session for s in run.samples] == ["s1", "s0", "s2", "s0"]
+        assert sorted(run.timed) == [
+            ("s0", "mini-math/001"),
+            ("s0", "mini-math/003"),
+            ("s1", "mini-math/000"),
+            ("s2", "mini-math/002"),
+        ]
 
     @pytest.mark.parametrize(
         ("field", "value"), [("score", "high"), ("correct", 1), ("prompt_tokens", 1.0), ("answer", None)]
