@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from l2pd_bench.engine import DecodeSettings
 from l2pd_bench.errors import UsageError
-from l2pd_bench.strategies.base import Strategy
-from l2pd_bench.tasks.base import Item, Task
+from l2pd_bench.tasks.base import Item
 from l2pd_bench.trace import TraceFile
+from l2pd_bench.worker import Assignment
 from l2pd_bench.writer import RunWriter
 
 
@@ -17,14 +16,11 @@ from l2pd_bench.writer import RunWriter
 class Cell:
     """One strategy on one task under one setting: a row of a board, a folder of records."""
 
-    strategy: Strategy
-    task: Task
-    settings: DecodeSettings
-    batch_size: int
+    asked: Assignment
     writer: RunWriter
     traces: TraceFile | None = None  # where steps are written down, if they are
     reference: Cell | None = None  # the baseline's, if the strategy is shown its decode
-    segment: int = -1
+    segments: dict[str, int] = field(default_factory=dict)  # those begun by now, by the session of their worker
     failed: str | None = None
 
     def done(self, items: Sequence[Item]) -> set[str]:
@@ -51,7 +47,7 @@ def find_references(cells: Sequence[Cell]) -> None:
     """Give every cell whose strategy is shown the baseline's decode the cell of that."""
     baselines = {c.writer.manifest.protocol_hash: c for c in cells if c.writer.manifest.strategy.is_baseline}
     for cell in cells:
-        if cell.strategy.uses_reference:
+        if cell.asked.strategy.uses_reference:
             cell.reference = baselines[cell.writer.manifest.protocol_hash]
 
 
@@ -62,7 +58,7 @@ def turns(cells: Sequence[Cell], items: Sequence[Item]) -> Iterator[tuple[Cell, 
     """
     turns = []
     for place, cell in enumerate(cells):
-        batches = list(_chunks([item for item in items if item.doc_id not in cell.writer.done], cell.batch_size))
+        batches = list(_chunks([item for item in items if item.doc_id not in cell.writer.done], cell.asked.batch_size))
         for i, batch in enumerate(batches):
             turns.append(((i + 0.5) / len(batches), (place - i) % len(cells), place, batch))
     waiting: list[tuple[Cell, Sequence[Item]]] = []

@@ -29,16 +29,16 @@ def follow(job: Job, cell: Cell, items: Sequence[Item], seed: int, watch: Watch 
     """
     batch = Batch(
         items,
-        [job.prompts[cell.task.name, item.doc_id] for item in items],
+        [job.prompts[cell.asked.task.name, item.doc_id] for item in items],
         [sample_seed(seed, item.doc_id) for item in items],
         cell.references(items),
         [cell.writer.samples[item.doc_id].output_ids for item in items],
     )
     if watch is None:
-        return trace_batch(job.host, cell.strategy, cell.settings, batch)
+        return trace_batch(job.host, cell.asked.strategy, cell.asked.settings, batch)
     title = f"{cell.writer.manifest.strategy.spec}  {items[0].doc_id}"
-    with watch.showing(title, cell.settings.gen_length, job.host) as on_step:
-        return trace_batch(job.host, cell.strategy, cell.settings, batch, on_step)
+    with watch.showing(title, cell.asked.settings.gen_length, job.host) as on_step:
+        return trace_batch(job.host, cell.asked.strategy, cell.asked.settings, batch, on_step)
 
 
 def untraced(cell: Cell, items: Sequence[Item]) -> Iterator[list[Item]]:

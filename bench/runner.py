@@ -7,49 +7,33 @@ filled is the engine's affair, what a row means the report's.
 
 from __future__ import annotations
 
-import inspect
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from time import perf_counter
-from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Task as Bar
 from rich.text import Text
 
-from l2pd_bench.cells import Cell, find_references, turns
-from l2pd_bench.engine import BatchDecoded, decode
-from l2pd_bench.errors import BenchError, PluginError, UsageError
+from l2pd_bench.cells import Cell, find_references
+from l2pd_bench.errors import PluginError, UsageError
+from l2pd_bench.executor import Executor, LocalExecutor
 from l2pd_bench.follow import follow, untraced
-from l2pd_bench.foreign import ForeignWatch
 from l2pd_bench.hosts.base import Host
 from l2pd_bench.job import Job, prepare_job, told, wanted_of
 from l2pd_bench.measure import environment, git_state
-from l2pd_bench.noise import sample_seed
 from l2pd_bench.plan import Plan
 from l2pd_bench.protocol import protocol_of
 from l2pd_bench.registry import task_spec
-from l2pd_bench.sample_record import sample_record
-from l2pd_bench.schema import Git, Manifest, Warmup
+from l2pd_bench.schema import Git, Manifest
 from l2pd_bench.seal import run_id
 from l2pd_bench.tasks.base import Item, Task
 from l2pd_bench.trace import TraceFile
-from l2pd_bench.warmup import compare_alone, warm_up
 from l2pd_bench.watch import Watch
-from l2pd_bench.writer import new_session, open_run
-
-
-class Session(NamedTuple):
-    """One process at work: its name, when it began, and who else is on the device."""
-
-    name: str
-    began: float
-    foreign: ForeignWatch
+from l2pd_bench.worker import NO_WARMUP, Assignment, Turn, WorkerName, telling
+from l2pd_bench.writer import open_run
 
 
 @dataclass(frozen=True)
@@ -104,16 +88,21 @@ def run_job(plan: Plan, job: Job, *, command: str, restart: bool = False) -> Out
                 for notice in filter(None, (writer.recovered, writer.set_aside and f"set aside: {writer.set_aside}")):
                     console.print(f"note: {notice}", style="yellow", markup=False)
                 traces = stack.enter_context(TraceFile(writer.folder)) if plan.trace else None
-                cells[task.name].append(Cell(strategy, task, setting, batch_size, writer, traces))
+                key = (task.name, len(cells[task.name]))
+                asked = Assignment(key, strategy, task, setting, batch_size)
+                cells[task.name].append(Cell(asked, writer, traces))
             find_references(cells[task.name])
-        return _run_cells(plan, job, cells, console, command)
+        executor = LocalExecutor(job, plan.seed)
+        stack.callback(executor.close)
+        return _run_cells(plan, job, cells, executor, console, command)
 
 
-def _run_cells(plan: Plan, job: Job, cells: dict[str, list[Cell]], console: Console, command: str) -> Outcome:
+def _run_cells(
+    plan: Plan, job: Job, cells: dict[str, list[Cell]], executor: Executor, console: Console, command: str
+) -> Outcome:
     items = job.items
     every = [cell for group in cells.values() for cell in group]
-    left = sum(len(items[cell.task.name]) - len(cell.done(items[cell.task.name])) for cell in every)
-    session = Session(new_session(), perf_counter(), ForeignWatch(job.host.device))
+    left = sum(len(items[cell.asked.task.name]) - len(cell.done(items[cell.asked.task.name])) for cell in every)
     untold: list[str] = []
     columns = (
         TextColumn("{task.description}"),
@@ -129,15 +118,17 @@ def _run_cells(plan: Plan, job: Job, cells: dict[str, list[Cell]], console: Cons
             if watch is not None and not left:
                 console.print("note: nothing is left to decode, so there is nothing to watch; see `l2pd-bench replay`")
             for task in job.tasks:
-                for cell, batch in turns(cells[task.name], items[task.name]):
+                for done in executor.run(cells[task.name], items[task.name]):
+                    cell = done.cell
                     progress.update(bar, description=f"{task.name} {cell.writer.manifest.strategy.spec}")
-                    if cell.failed is None:
-                        _run_batch(job, cell, batch, plan.seed, session)
+                    if done.turn is not None:
+                        _record(cell, done.worker, done.turn)
+                        _note_foreign(cells[task.name], done.worker, done.turn.foreign)
                     if cell.failed is None and (watch is not None or cell.traces is not None):
-                        _follow(job, cell, batch, plan.seed, session, watch)
-                    progress.advance(bar, len(batch))
-                    _note_foreign(cells[task.name], session.foreign.see())
-                _note_foreign(cells[task.name], session.foreign.see(always=True))
+                        _follow(job, cell, done.batch, plan.seed, watch)
+                    progress.advance(bar, len(done.batch))
+                for worker, programs in executor.foreign():
+                    _note_foreign(cells[task.name], worker, programs)
                 for cell in cells[task.name]:
                     if cell.failed is None and cell.writer.manifest.status != "finished":
                         cell.writer.finish("finished")
@@ -147,63 +138,43 @@ def _run_cells(plan: Plan, job: Job, cells: dict[str, list[Cell]], console: Cons
                         untold += _catch_up(job, cell, cell.traces, plan.seed)
     except KeyboardInterrupt:
         for cell in every:
-            if len(cell.done(items[cell.task.name])) < len(items[cell.task.name]):
+            if len(cell.done(items[cell.asked.task.name])) < len(items[cell.asked.task.name]):
                 cell.writer.finish("interrupted")
         return Outcome([c.writer.folder for c in every], 130, f"interrupted; to continue: {command}")
     failures = [*(f"failed: {c.writer.folder}: {c.failed}" for c in every if c.failed is not None), *untold]
     return Outcome([c.writer.folder for c in every], 1 if failures else 0, "\n".join(failures))
 
 
-def _run_batch(job: Job, cell: Cell, batch: Sequence[Item], seed: int, session: Session) -> None:
-    """Decode, grade and record one batch; a strategy that raises fails the cell."""
-    host, grader = job.host, job.grader
-    ids = [job.prompts[cell.task.name, item.doc_id] for item in batch]
-    seeds = [sample_seed(seed, item.doc_id) for item in batch]
-    records = []
-    with _failing(cell, session):
-        references = cell.references(batch)
-
-        def decode_rows(rows: slice) -> BatchDecoded:
-            known = references and references[rows]
-            return decode(host, cell.strategy, ids[rows], seeds[rows], cell.settings, known)
-
-        if cell.segment < 0:
-            warmup, warm = warm_up(lambda: decode_rows(slice(None)))
-            alone = compare_alone(warm, lambda i: decode_rows(slice(i, i + 1)))
-            cell.segment = cell.writer.start_segment(session.name, warmup, alone)
-        decoded = decode_rows(slice(None))
-        elapsed_s = perf_counter() - session.began
-        records = [
-            sample_record(
-                host,
-                item.doc_id,
-                sample,
-                decoded,
-                stop=cell.task.stop,
-                grade=partial(grader.grade, cell.task, item) if grader else None,
-                prompt_tokens=len(prompt),
-                gross=cell.settings.gen_length,
-                segment=cell.segment,
-                elapsed_s=elapsed_s,
-            )
-            for item, prompt, sample in zip(batch, ids, decoded.samples, strict=True)
-        ]
-    if cell.failed is None:
-        cell.writer.append(records)
+def _record(cell: Cell, worker: WorkerName, turn: Turn) -> None:
+    """Write down what came of a batch; the first of a worker begins a segment."""
+    if worker.session not in cell.segments:
+        cell.segments[worker.session] = cell.writer.start_segment(
+            worker.session, turn.warmup or NO_WARMUP, turn.alone, pid=worker.pid, hostname=worker.hostname
+        )
+    segment = cell.segments[worker.session]
+    if turn.error is not None:
+        cell.failed = turn.error
+        cell.writer.finish("failed", turn.error, segment)
+        return
+    cell.writer.append([replace(sample, segment=segment) for sample in turn.samples])
 
 
-def _follow(job: Job, cell: Cell, batch: Sequence[Item], seed: int, session: Session, watch: Watch | None) -> None:
+def _follow(job: Job, cell: Cell, batch: Sequence[Item], seed: int, watch: Watch | None) -> None:
     """Decode a recorded batch once more, to write its steps down or to show them; other tokens fail the cell."""
+    errors: list[str] = []
     traces = []
-    with _failing(cell, session):
+    with telling(errors, cell.asked):
         traces = follow(job, cell, batch, seed, watch)
-    if cell.failed is None and cell.traces is not None:
+    if errors:
+        cell.failed = errors[0]
+        cell.writer.finish("failed", cell.failed)
+    elif cell.traces is not None:
         cell.traces.append(traces)
 
 
 def _catch_up(job: Job, cell: Cell, file: TraceFile, seed: int) -> list[str]:
     """Trace what is recorded without a trace; what is wrong then is told, as it is not this run's."""
-    for batch in untraced(cell, job.items[cell.task.name]):
+    for batch in untraced(cell, job.items[cell.asked.task.name]):
         try:
             traces = follow(job, cell, batch, seed)
         except (PluginError, UsageError) as error:
@@ -212,38 +183,11 @@ def _catch_up(job: Job, cell: Cell, file: TraceFile, seed: int) -> list[str]:
     return []
 
 
-@contextmanager
-def _failing(cell: Cell, session: Session) -> Iterator[None]:
-    """What a strategy or a task raises fails the cell."""
-    try:
-        yield
-    except BenchError as error:
-        _fail(cell, str(error), session)
-    except Exception as error:  # noqa: BLE001  # a plugin's own bug: it ends its row, with the place, and no other
-        _fail(cell, f"{type(error).__name__}: {error} ({_place(error, cell)})", session)
-
-
-def _note_foreign(cells: Sequence[Cell], programs: Sequence[str]) -> None:
-    """Others on the device disturb every row that is being timed."""
+def _note_foreign(cells: Sequence[Cell], worker: WorkerName, programs: Sequence[str]) -> None:
+    """Others on a worker's device disturb every row that it times."""
     for cell in cells:
-        if programs and cell.segment >= 0:
-            cell.writer.note_foreign(programs)
-
-
-def _fail(cell: Cell, message: str, session: Session) -> None:
-    if cell.segment < 0:
-        none = Warmup(samples=0, rounds=0, seconds=0.0, is_stable=False)
-        cell.segment = cell.writer.start_segment(session.name, none)
-    cell.failed = message
-    cell.writer.finish("failed", message)
-
-
-def _place(error: BaseException, cell: Cell) -> str:
-    """The last line of the strategy's or the task's own file that an error passed through, else where it was raised."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = {inspect.getsourcefile(type(cell.strategy)), inspect.getsourcefile(type(cell.task))}
-    frame = next((f for f in reversed(frames) if f.filename in own), frames[-1])
-    return f"{Path(frame.filename).name}, line {frame.lineno}"
+        if programs and worker.session in cell.segments:
+            cell.writer.note_foreign(programs, cell.segments[worker.session])
 
 
 def _notes(host: Host, task: Task) -> list[str]:

@@ -22,6 +22,7 @@ from l2pd_bench.plan import make_plan
 from l2pd_bench.records import Run, load_runs, read_run
 from l2pd_bench.schema import UNGRADED
 from l2pd_bench.tasks.analytic import AnalyticShuffle
+from l2pd_bench.worker import Worker
 
 SMALL: dict[str, Any] = {
     "model": "analytic",
@@ -295,7 +296,7 @@ class TestWrongUse:
         def stop(*args: Any) -> Any:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(runner, "_run_batch", stop)
+        monkeypatch.setattr(Worker, "decode", stop)
         execute(tmp_path / "a", strategy=["fixed-step"])
         monkeypatch.undo()
         with pytest.raises(UsageError, match="no samples recorded"):

@@ -19,6 +19,7 @@ from l2pd_bench.errors import RecordError, UsageError
 from l2pd_bench.plan import make_plan
 from l2pd_bench.records import Run, load_runs
 from l2pd_bench.tasks.analytic import AnalyticCopy
+from l2pd_bench.worker import Assignment, Turn, Worker
 
 PROGRAM = str(Path(sys.executable).with_name("l2pd-bench"))
 SMALL: dict[str, Any] = {
@@ -76,16 +77,16 @@ class TestRecords:
     def test_interleaved(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """The cells of a task take turns batch by batch, each one first in its turn."""
         order: list[str] = []
-        run_batch = runner._run_batch
+        run_batch = Worker.decode
 
-        def watch(known: Any, cell: Any, *rest: Any) -> None:
-            order.append(cell.writer.manifest.strategy.spec)
-            run_batch(known, cell, *rest)
+        def watch(worker: Worker, asked: Assignment, *rest: Any) -> Turn:
+            order.append(asked.strategy.name)
+            return run_batch(worker, asked, *rest)
 
-        monkeypatch.setattr(runner, "_run_batch", watch)
+        monkeypatch.setattr(Worker, "decode", watch)
         execute(tmp_path, task=["analytic-copy"], limit=4)
 
-        a, b = "fixed-step", "threshold:tau=0.4"
+        a, b = "fixed-step", "threshold"
         assert order == [a, b, b, a, a, b, b, a]
 
     def test_not_trained_for(self, tmp_path: Path) -> None:
@@ -260,13 +261,13 @@ class TestFaults:
     def test_batches_are_full(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Every batch but a cell's last has the cell's size, and cells advance together whatever it is."""
         sizes: list[tuple[int, int]] = []
-        run_batch = runner._run_batch
+        run_batch = Worker.decode
 
-        def watch(known: Any, cell: Any, batch: Any, *rest: Any) -> None:
-            sizes.append((cell.batch_size, len(batch)))
-            run_batch(known, cell, batch, *rest)
+        def watch(worker: Worker, asked: Assignment, batch: Any, *rest: Any) -> Turn:
+            sizes.append((asked.batch_size, len(batch)))
+            return run_batch(worker, asked, batch, *rest)
 
-        monkeypatch.setattr(runner, "_run_batch", watch)
+        monkeypatch.setattr(Worker, "decode", watch)
         execute(tmp_path, task=["analytic-copy"], strategy=["threshold"], batch_size=[3, 4], limit=12)
 
         assert sorted(sizes) == [(3, 3)] * 4 + [(4, 4)] * 3

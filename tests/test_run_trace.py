@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from l2pd_bench import follow, runner, watch
+from l2pd_bench import follow, runner, watch, worker
 from l2pd_bench.hosts.analytic import AnalyticHost
 from l2pd_bench.plan import make_plan
 from l2pd_bench.records import Run, load_runs
@@ -97,7 +97,7 @@ class TestTrace:
         """Every timed decode is without an observer, and each batch is decoded once more for its traces."""
         timed: list[int] = []
         followed: list[list[str]] = []
-        decode, trace_batch = runner.decode, follow.trace_batch
+        decode, trace_batch = worker.decode, follow.trace_batch
 
         def clocked(host: Any, strategy: Any, prompts: Any, seeds: Any, settings: Any, references: Any) -> Any:
             timed.append(len(prompts))
@@ -107,7 +107,7 @@ class TestTrace:
             followed.append([item.doc_id for item in batch.items])
             return trace_batch(host, strategy, settings, batch, *rest)
 
-        monkeypatch.setattr(runner, "decode", clocked)
+        monkeypatch.setattr(worker, "decode", clocked)
         monkeypatch.setattr(follow, "trace_batch", watched)
         execute(tmp_path, strategy=["fixed-step"], trace=True)
 
@@ -126,7 +126,7 @@ class TestTrace:
             batches.append(len(batch.items))
             return trace_batch(host, strategy, settings, batch, *rest)
 
-        monkeypatch.setattr(runner, "decode", no_decode)
+        monkeypatch.setattr(worker, "decode", no_decode)
         monkeypatch.setattr(follow, "trace_batch", watched)
         outcome = execute(tmp_path, trace=True)
 
@@ -145,7 +145,7 @@ class TestTrace:
         (path,) = tmp_path.rglob("threshold*/trace.jsonl")
         whole = path.read_bytes()
         path.write_bytes(whole[:left])
-        monkeypatch.setattr(runner, "decode", no_decode)
+        monkeypatch.setattr(worker, "decode", no_decode)
         execute(tmp_path, trace=True)
 
         assert sorted(set(path.read_bytes().splitlines())) == sorted(whole.splitlines())

@@ -11,7 +11,7 @@ import pytest
 import torch
 from record_factory import load_run
 
-from l2pd_bench import cli, foreign, runner
+from l2pd_bench import cli, foreign, runner, worker
 from l2pd_bench.engine import BatchDecoded, Decoded
 from l2pd_bench.foreign import ForeignWatch, foreign_programs
 from l2pd_bench.plan import make_plan
@@ -79,7 +79,7 @@ class TestInARun:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """Where a sample comes out otherwise alone, its row is INVALID, and the command ends with 1."""
-        real = runner.decode
+        real = worker.decode
 
         def batched(host: Any, strategy: Any, ids: Any, *rest: Any, **named: Any) -> BatchDecoded:
             found = real(host, strategy, ids, *rest, **named)
@@ -87,7 +87,7 @@ class TestInARun:
                 found.samples[1].output_ids[0] ^= 1
             return found
 
-        monkeypatch.setattr(runner, "decode", batched)
+        monkeypatch.setattr(worker, "decode", batched)
         words = "run --strategy fixed-step --task analytic-copy --model analytic --gen-length 8 --block-length 8"
         words += f" --batch-size 4 --limit 12 --output {tmp_path / 'out'}"
         monkeypatch.setattr("sys.argv", ["l2pd-bench", *words.split()])
@@ -109,7 +109,7 @@ class TestInARun:
             def see(self, *, always: bool = False) -> list[str]:
                 return next(seen, [])
 
-        monkeypatch.setattr(runner, "ForeignWatch", Watch)
+        monkeypatch.setattr(worker, "ForeignWatch", Watch)
         plan = make_plan(None, {**SMALL, "strategy": ["fixed-step", "fixed-step:k=2"], "block_length": 8,
                                 "limit": 12, "output": tmp_path})  # fmt: skip
         for folder in runner.execute(plan, command="x").folders:
