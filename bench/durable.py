@@ -59,7 +59,7 @@ class AppendFile:
     def __init__(self, path: Path, length: int) -> None:
         """Open `path` (made if missing) and cut off what lies beyond `length` bytes."""
         self.path = path
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             if os.fstat(self._descriptor).st_size > length:
                 self._cut(length)
@@ -81,8 +81,12 @@ class AppendFile:
                 self.close()  # nothing may ever be written behind a torn piece: the next open cuts it off
             raise
 
+    def read(self, begin: int, end: int) -> bytes:
+        """What stands in the file from `begin` to `end`."""
+        return os.pread(self._descriptor, end - begin, begin)
+
     def close(self) -> None:
-        """Close the file; a later append fails."""
+        """Close the file; a later append or read fails."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

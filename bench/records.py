@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Generic, NamedTuple, TypeVar
 
 from l2pd_bench.durable import reported
 from l2pd_bench.errors import RecordError, UsageError
-from l2pd_bench.schema import BrokenJson, Manifest, Sample, Totals, parse_manifest, parse_sample
-from l2pd_bench.seal import check_line, check_manifest, hash_of, run_id
+from l2pd_bench.record_json import BrokenJson, parse_manifest, parse_sample
+from l2pd_bench.schema import Entry, Manifest, Sample, Totals
+from l2pd_bench.seal import EDITED, check_manifest, hash_of, run_id, seal_of
 from l2pd_bench.specs import slug
 
 MANIFEST = "run.json"
@@ -44,10 +45,28 @@ class Run:
         return {s.doc_id: s for s in sorted(self.samples, key=lambda s: s.doc_id)}
 
     @cached_property
+    def doc_ids(self) -> frozenset[str]:
+        """The items that are recorded."""
+        return frozenset(self.by_id)
+
+    @cached_property
     def timed(self) -> dict[tuple[str, str], Sample]:
         """The samples whose times count, by session and doc_id, in the order of the latter."""
         sessions = [segment.session for segment in self.manifest.segments]
         return {(sessions[s.segment], s.doc_id): s for s in self.by_id.values() if s.status == "ok" and s.timed}
+
+
+Kind = TypeVar("Kind", Sample, Entry)
+
+
+class Folder(NamedTuple, Generic[Kind]):
+    """A run's folder as read: the last line of every item by doc_id, in the order of the file."""
+
+    manifest: Manifest
+    lines: dict[str, Kind]
+    seal: str  # of the last line, or the run's id
+    intact_bytes: int
+    torn_bytes: int
 
 
 def run_folder(root: Path, manifest: Manifest) -> Path:
@@ -83,6 +102,14 @@ def read_run(folder: Path, *, whole: bool = True) -> Run | None:
     memory: `output_ids` and `full_text` are empty. Raises RecordError for a record that is
     broken, or is not as it was written.
     """
+    found = read_folder(folder, lambda line, place, at: parse_sample(line if whole else _shortened(line), place))
+    if found is None:
+        return None
+    return Run(folder, found.manifest, tuple(found.lines.values()), found.intact_bytes, found.torn_bytes)
+
+
+def read_folder(folder: Path, parse: Callable[[bytes, str, int], Kind]) -> Folder[Kind] | None:
+    """What is in a run's folder, with every line as `parse` makes it of its text, place and offset."""
     path = folder / MANIFEST
     with reported("read", folder, "check its permissions"), _opened(folder / SAMPLES) as file:
         # Samples first: a manifest read later knows the segment of every sample read before it.
@@ -94,29 +121,31 @@ def read_run(folder: Path, *, whole: bool = True) -> Run | None:
             raise RecordError(f"{path}: missing or empty beside {SAMPLES}; restore it, or begin anew with --restart")
         manifest = parse_manifest(text, str(path))
         _check_identity(manifest, str(path))
-        samples, intact = _read_samples(folder / SAMPLES, file, size, manifest, whole) if file else ({}, 0)
-    if manifest.totals is not None and not _are_totals(manifest, samples, is_torn=size > intact):
+        found: Folder[Kind] = Folder(manifest, {}, manifest.run_id, 0, 0)
+        if file:
+            found = _read_lines(folder / SAMPLES, file, size, manifest, parse)
+    if manifest.totals is not None and not _are_totals(manifest, found):
         raise RecordError(f"{path}: its totals are not those of {SAMPLES}; restore both, or begin anew with --restart")
-    return Run(folder, manifest, tuple(samples.values()), intact, size - intact)
+    return found
 
 
-def _are_totals(manifest: Manifest, samples: Mapping[str, Sample], *, is_torn: bool) -> bool:
+def _are_totals(manifest: Manifest, found: Folder[Kind]) -> bool:
     """Whether a finished run has the samples it had; of a torn file the last batch may be missing."""
-    lost = manifest.totals.samples - len(samples) if manifest.totals else 0
-    if is_torn and 0 < lost <= int(manifest.protocol["batch_size"] or 1):
+    lost = manifest.totals.samples - len(found.lines) if manifest.totals else 0
+    if found.torn_bytes and 0 < lost <= int(manifest.protocol["batch_size"] or 1):
         return True
-    return manifest.totals == totals(samples.values())
+    return manifest.totals == totals(found.lines.values())
 
 
-def totals(samples: Iterable[Sample]) -> Totals:
+def totals(samples: Iterable[Sample | Entry]) -> Totals:
     """The sums that a finished run stores."""
-    every = list(samples)
+    counts = [sample.counts for sample in samples]
     return Totals(
-        samples=len(every),
-        correct=sum(s.correct for s in every),
-        net_tokens=sum(s.tokens.net for s in every),
-        nfe=sum(s.nfe.total for s in every),
-        decode_seconds=float(sum(s.seconds.decode for s in every)),
+        samples=len(counts),
+        correct=sum(c.correct for c in counts),
+        net_tokens=sum(c.net_tokens for c in counts),
+        nfe=sum(c.nfe for c in counts),
+        decode_seconds=float(sum(c.decode_s for c in counts)),
     )
 
 
@@ -139,30 +168,37 @@ def _opened(path: Path) -> Iterator[BinaryIO | None]:
         yield file
 
 
-def _read_samples(
-    path: Path, file: BinaryIO, size: int, manifest: Manifest, whole: bool
-) -> tuple[dict[str, Sample], int]:
-    """The samples by doc_id in the first `size` bytes, and the length of the part of these that is intact."""
-    samples: dict[str, Sample] = {}
-    intact, seal = 0, manifest.run_id
-    for number, line in enumerate(file, start=1):
-        if intact + len(line) > size or not line.endswith(b"\n"):
+def _read_lines(
+    path: Path, file: BinaryIO, size: int, manifest: Manifest, parse: Callable[[bytes, str, int], Kind]
+) -> Folder[Kind]:
+    """The lines in the first `size` bytes, of which a last one may be torn."""
+    lines: dict[str, Kind] = {}
+    intact, seal, segments = 0, manifest.run_id, len(manifest.segments)
+    for number, text in enumerate(file, start=1):
+        if intact + len(text) > size or not text.endswith(b"\n"):
             break  # a tail without its newline was never acknowledged
         place = f"{path}, line {number}"
-        text = line[:-1]
+        own = seal_of(text, seal)
         try:
-            sample = parse_sample(text if whole else _shortened(text), place)
+            if own is None:
+                parse_sample(text, place)  # which says more of what is wrong than that it was edited
+            line = parse(text, place, intact)
         except BrokenJson:
-            if intact + len(line) == size:
+            if intact + len(text) == size:
                 break  # a torn last line
             raise
-        if not 0 <= sample.segment < (count := len(manifest.segments)):
-            raise RecordError(f"{place}: field 'segment': got {sample.segment}, expected one of {count} in {MANIFEST}")
-        check_line(text, sample, seal, place)
-        add_sample(samples, sample, place)
-        intact += len(line)
-        seal = sample.seal
-    return samples, intact
+        if not 0 <= line.segment < segments:
+            raise RecordError(f"{place}: field 'segment': got {line.segment}, expected one of {segments} in {MANIFEST}")
+        if own is None:
+            raise RecordError(
+                f"{place}: its seal does not fit, or a line before it was added, dropped or moved: {EDITED}"
+            )
+        earlier = lines.pop(line.doc_id, None)
+        refuse_second(earlier, line.doc_id, place)
+        lines[line.doc_id] = line
+        intact += len(text)
+        seal = own
+    return Folder(manifest, lines, seal, intact, size - intact)
 
 
 def _shortened(line: bytes) -> bytes:
@@ -175,12 +211,10 @@ def _shortened(line: bytes) -> bytes:
     return line
 
 
-def add_sample(samples: dict[str, Sample], sample: Sample, place: str) -> None:
-    """Put a sample in its place; only one that ended in an error may be recorded again."""
-    earlier = samples.pop(sample.doc_id, None)
+def refuse_second(earlier: Sample | Entry | None, doc_id: str, place: str) -> None:
+    """Raise RecordError if an item is recorded already; one that ended in an error may be recorded again."""
     if earlier is not None and earlier.status == "ok":
-        raise RecordError(f"{place}: got '{sample.doc_id}' a second time, expected each sample once")
-    samples[sample.doc_id] = sample
+        raise RecordError(f"{place}: got '{doc_id}' a second time, expected each sample once")
 
 
 def _raise(failure: OSError) -> None:

@@ -1,23 +1,20 @@
 """What a record is: the fields of `run.json` and of one line of `samples.jsonl`.
 
-A record is read strictly: every field present, of its type, and no other. A field that is
-added, dropped or changes its meaning takes a new `SCHEMA_VERSION`. Knows nothing of files,
-folders and locks (`records.py`), of what seals a record (`seal.py`), nor of how a number
-was measured.
+A field that is added, dropped or changes its meaning takes a new `SCHEMA_VERSION`. Knows
+nothing of their text (`record_json.py`), of files, folders and locks (`records.py`), of what
+seals a record (`seal.py`), nor of how a number was measured.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, NamedTuple
 
-from pydantic import ConfigDict, PlainValidator, TypeAdapter, ValidationError
-from pydantic_core import PydanticCustomError, from_json
+from pydantic import ConfigDict, PlainValidator
+from pydantic_core import PydanticCustomError
 
-from l2pd_bench.errors import RecordError
 from l2pd_bench.specs import Scalar
 
 SCHEMA_VERSION = 4  # 3 had no seals, and did not tell what a row's validity needs; 2 had no grading; 1 no schedule
@@ -85,6 +82,15 @@ class Seconds:
     latency: float
 
 
+class Counts(NamedTuple):
+    """What of a sample goes into the totals of its run."""
+
+    correct: bool
+    net_tokens: int
+    nfe: int
+    decode_s: float
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
     """One line of `samples.jsonl`: one item, decoded and graded."""
@@ -114,6 +120,22 @@ class Sample:
     timed: bool
     schema_version: int = SCHEMA_VERSION
     seal: str = ""  # see `seal.py`; given by the writer
+
+    @property
+    def counts(self) -> Counts:
+        """What it adds to the totals."""
+        return Counts(self.correct, self.tokens.net, self.nfe.total, self.seconds.decode)
+
+
+class Entry(NamedTuple):
+    """A line of `samples.jsonl` as its writer knows it: what it is of, what it counts for, and where it stands."""
+
+    doc_id: str
+    status: str
+    segment: int
+    counts: Counts
+    begin: int
+    end: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,76 +245,3 @@ class Manifest:
     def graded(self) -> bool:
         """Whether the scores of the samples say anything."""
         return self.protocol["grading"] != UNGRADED
-
-
-Record = TypeVar("Record", Sample, Manifest)
-_SAMPLE, _MANIFEST = TypeAdapter(Sample), TypeAdapter(Manifest)
-
-
-class BrokenJson(RecordError):
-    """A text that is no JSON: damaged, or cut short by a crash."""
-
-
-def encode(record: Sample | Manifest, indent: int | None = None) -> bytes:
-    """A record as JSON text, with a newline at the end and no other unless `indent` asks for them."""
-    return json.dumps(asdict(record), indent=indent, allow_nan=False).encode() + b"\n"
-
-
-def parse_sample(text: bytes, place: str) -> Sample:
-    """A line of `samples.jsonl`, checked; `place` names file and line in errors."""
-    return _parse(Sample, _SAMPLE, text, place)
-
-
-def parse_manifest(text: bytes, place: str) -> Manifest:
-    """The content of `run.json`, checked."""
-    manifest = _parse(Manifest, _MANIFEST, text, place)
-    for key, kind in PROTOCOL.items():
-        if key not in manifest.protocol:
-            raise RecordError(f"{place}: field 'protocol.{key}' is missing")
-        value = manifest.protocol[key]
-        if type(value) is not kind and not (kind is float and type(value) is int):
-            raise RecordError(f"{place}: field 'protocol.{key}': got {value!r:.40}, expected a valid {kind.__name__}")
-    return manifest
-
-
-def _parse(kind: type[Record], adapter: TypeAdapter[Record], text: bytes, place: str) -> Record:
-    try:
-        record = adapter.validate_json(text)
-    except ValidationError as failure:
-        raise _fault(kind, text, place) or RecordError(f"{place}: {_explain(failure)}") from failure
-    is_whole = kind is Sample and record.seal and record.schema_version in KNOWN_VERSIONS  # its seal is of its text
-    if not is_whole and (fault := _fault(kind, text, place)):
-        raise fault  # a default serves the writer only
-    return record
-
-
-def _fault(kind: type[Record], text: bytes, place: str) -> RecordError | None:
-    """What is wrong with a record as a whole: its text, its version, a field that is missing."""
-    try:
-        value = from_json(text, allow_inf_nan=False)
-    except ValueError as failure:
-        return BrokenJson(
-            f"{place}: got broken JSON ({failure}), expected one object; restore the file, or begin anew with --restart"
-        )
-    if not isinstance(value, dict):
-        return RecordError(f"{place}: got {value!r:.40}, expected an object")
-    version = value.get("schema_version")
-    if "schema_version" in value and (type(version) is not int or version not in KNOWN_VERSIONS):
-        return RecordError(
-            f"{place}: field 'schema_version': got {version!r:.40}, expected {', '.join(map(str, KNOWN_VERSIONS))} "
-            "(all this program knows); use the version of l2pd-bench that wrote it, or another folder"
-        )
-    missing = (name for name in ("schema_version", *(f.name for f in fields(kind))) if name not in value)
-    name = next(missing, None)
-    return RecordError(f"{place}: field '{name}' is missing") if name else None
-
-
-def _explain(failure: ValidationError) -> str:
-    """The first thing wrong, in one line."""
-    error = failure.errors(include_url=False)[0]
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"])[1:]
-    if error["type"] == "missing":
-        return f"field '{path}' is missing"
-    if error["type"] == "unexpected_keyword_argument":
-        return f"unknown field '{path}'"
-    return f"field '{path}': got {error['input']!r:.40}, {error['msg'].replace('Input should be', 'expected')}"

@@ -14,12 +14,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 
 from l2pd_bench.errors import RecordError
-from l2pd_bench.schema import Manifest, Sample, encode
+from l2pd_bench.record_json import encode
+from l2pd_bench.schema import Manifest, Sample
 from l2pd_bench.specs import Scalar
 
 _KEY = b', "seal": "'
 _LENGTH = 16  # hex digits
-_EDITED = "it was changed after it was written, so none of it is trusted; restore it, or begin anew with --restart"
+EDITED = "it was changed after it was written, so none of it is trusted; restore it, or begin anew with --restart"
+SEAL_END = _LENGTH + len('"}\n')  # the bytes of a line from its seal on
 
 
 def hash_of(protocol: Mapping[str, Scalar]) -> str:
@@ -32,18 +34,23 @@ def run_id(protocol_hash: str, spec: str, code_hash: str) -> str:
     return hashlib.sha256(json.dumps([protocol_hash, spec, code_hash]).encode()).hexdigest()[:16]
 
 
-def seal_sample(sample: Sample, before: str) -> tuple[Sample, bytes]:
-    """The sample with its seal, and its line; `before` is the seal of the line above, the run's id for the first."""
-    body = encode(replace(sample, seal="")).rpartition(_KEY)[0]
+def seal_sample(sample: Sample, before: str) -> tuple[bytes, str]:
+    """A sample's line and its seal; `before` is the seal of the line above, the run's id for the first."""
+    body = encode(sample).rpartition(_KEY)[0]
     seal = _digest(before.encode() + body)
-    return replace(sample, seal=seal), body + _KEY + seal.encode() + b'"}\n'
+    return body + _KEY + seal.encode() + b'"}\n', seal
 
 
-def check_line(line: bytes, sample: Sample, before: str, place: str) -> None:
-    """Raise RecordError unless a line (without its end) is as it was written behind the seal `before`."""
-    body = line[: -len(_KEY) - _LENGTH - 2]
-    if _digest(before.encode() + body) != sample.seal or not line.startswith(_KEY, len(body)):
-        raise RecordError(f"{place}: its seal does not fit, or a line before it was added, dropped or moved: {_EDITED}")
+def seal_of(line: bytes, before: str) -> str | None:
+    """The seal of a line (with its end), if the line is as it was written behind the seal `before`; else None."""
+    body = line[: -len(_KEY) - SEAL_END]
+    seal = _digest(before.encode() + body)
+    return seal if line == body + _KEY + seal.encode() + b'"}\n' else None
+
+
+def seal_in(line: bytes) -> str:
+    """The seal that a line (with its end) says it has."""
+    return line[-SEAL_END:][:_LENGTH].decode(errors="replace")
 
 
 def seal_manifest(manifest: Manifest) -> Manifest:
@@ -54,7 +61,7 @@ def seal_manifest(manifest: Manifest) -> Manifest:
 def check_manifest(manifest: Manifest, place: str) -> None:
     """Raise RecordError unless the manifest is as it was written."""
     if manifest.seal != _of_manifest(manifest):
-        raise RecordError(f"{place}: its seal does not fit: {_EDITED}")
+        raise RecordError(f"{place}: its seal does not fit: {EDITED}")
 
 
 def _of_manifest(manifest: Manifest) -> str:

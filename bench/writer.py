@@ -21,19 +21,10 @@ from typing import Any, Self
 
 from l2pd_bench.durable import AppendFile, acquire_lock, make_folder, replace_file, reported, sync_folder
 from l2pd_bench.errors import RecordError
-from l2pd_bench.records import MANIFEST, SAMPLES, Run, add_sample, read_run, run_folder, totals
-from l2pd_bench.schema import (
-    Alone,
-    Ending,
-    Manifest,
-    Sample,
-    Segment,
-    Warmup,
-    encode,
-    parse_manifest,
-    parse_sample,
-    utc_now,
-)
+from l2pd_bench.record_json import encode, parse_manifest, parse_sample
+from l2pd_bench.recorded import Recorded, entry_of, read_entry
+from l2pd_bench.records import MANIFEST, SAMPLES, Folder, read_folder, refuse_second, run_folder, totals
+from l2pd_bench.schema import Alone, Ending, Entry, Manifest, Sample, Segment, Warmup, utc_now
 from l2pd_bench.seal import seal_manifest, seal_sample
 
 _KEPT = "nothing recorded so far is lost: free space or mend the disk, and repeat the command to continue"
@@ -62,46 +53,54 @@ def open_run(root: Path, manifest: Manifest, *, restart: bool = False) -> RunWri
                 sync_folder(folder.parent)
                 old_lock, lock = lock, acquire_lock(folder)
                 os.close(old_lock)
-            run = read_run(folder)
-            if run is None:
+            held = read_folder(folder, read_entry)
+            if held is None:
                 _save(folder, manifest)
-                run = Run(folder, manifest, (), 0, 0)
-            _refuse_other(run, manifest)
-            samples_file = AppendFile(folder / SAMPLES, run.intact_bytes)
+                held = Folder(manifest, {}, manifest.run_id, 0, 0)
+            _refuse_other(folder, held.manifest, manifest)
+            file = AppendFile(folder / SAMPLES, held.intact_bytes)
         except BaseException:
             os.close(lock)
             raise
-    return RunWriter(run, manifest, samples_file, lock, set_aside)
+    return RunWriter(folder, held, manifest, file, lock, set_aside)
 
 
 class RunWriter:
     """The single writer of one run.
 
-    `samples` are those on disk, by doc_id. `recovered` says what was dropped from a file
-    that a crash had torn, `set_aside` where `restart` put the former records; else None.
+    `samples` are those on disk, by doc_id, read when asked for. `recovered` says what was dropped from
+    a file that a crash had torn, `set_aside` where `restart` put the former records; else None.
     """
 
-    def __init__(self, run: Run, wanted: Manifest, file: AppendFile, lock: int, set_aside: Path | None) -> None:
-        self.folder = run.folder
-        self.manifest = run.manifest
-        self.samples = {sample.doc_id: sample for sample in run.samples}
+    def __init__(
+        self,
+        folder: Path,
+        held: Folder[Entry],
+        wanted: Manifest,
+        file: AppendFile,
+        lock: int,
+        set_aside: Path | None,
+    ) -> None:
+        self.folder = folder
+        self.manifest = held.manifest
+        self.samples = Recorded(file, held.lines, held.manifest.run_id)
         self.set_aside = set_aside
         self.recovered: str | None = None
-        if run.torn_bytes:
+        if held.torn_bytes:
             self.recovered = (
-                f"{file.path}: dropped a torn last line ({run.torn_bytes} bytes) that an interrupted write had left; "
-                f"the {len(run.samples)} samples before it are kept"
+                f"{file.path}: dropped a torn last line ({held.torn_bytes} bytes) that an interrupted write had left; "
+                f"the {len(held.lines)} samples before it are kept"
             )
         self._wanted = wanted
         self._file = file
-        self._seal = next(reversed(self.samples.values())).seal if self.samples else run.manifest.run_id
+        self._seal, self._end = held.seal, held.intact_bytes
         self._lock: int | None = lock
         self._begun: list[int] = []  # indices of this writer's segments: its samples carry these and no others
 
     @property
     def done(self) -> set[str]:
-        """The doc_ids that need not be decoded again."""
-        return {doc_id for doc_id, sample in self.samples.items() if sample.status == "ok"}
+        """The doc_ids that need not be decoded again; the set itself, which grows, and is not to be changed."""
+        return self.samples.done
 
     def start_segment(
         self,
@@ -145,20 +144,22 @@ class RunWriter:
 
     def append(self, samples: Sequence[Sample]) -> None:
         """Record samples: on return they are on the disk; after an error none of them is."""
-        recorded, seal, lines = dict(self.samples), self._seal, []
+        new: dict[str, Entry] = {}
+        at, seal, lines = self._end, self._seal, []
         for sample in samples:
             place = f"{self._file.path}, new sample '{sample.doc_id}'"
             if sample.segment not in self._begun:
                 expected = f"one of {self._begun}, which this writer has started"
                 raise RecordError(f"{place}: field 'segment': got {sample.segment}, expected {expected}")
-            sealed, line = seal_sample(sample, seal)
-            parse_sample(line, place)
-            add_sample(recorded, sealed, place)
+            refuse_second(new.pop(sample.doc_id, None) or self.samples.entries.get(sample.doc_id), sample.doc_id, place)
+            line, seal = seal_sample(sample, seal)
+            new[sample.doc_id] = entry_of(parse_sample(line, place), at, len(line))
             lines.append(line)
-            seal = sealed.seal
+            at += len(line)
         with reported("write samples", self._file.path, _KEPT):
             self._file.append(b"".join(lines))
-        self.samples, self._seal = recorded, seal
+        self.samples.add(new)
+        self._seal, self._end = seal, at
 
     def note_foreign(self, programs: Sequence[str], segment: int | None = None) -> None:
         """Add programs of others, seen on the device, to a segment (None: the last one started)."""
@@ -178,7 +179,7 @@ class RunWriter:
 
         Totals are stored with "finished" only.
         """
-        sums = totals(self.samples.values()) if status == "finished" else None
+        sums = totals(self.samples.entries.values()) if status == "finished" else None
         segments = self.manifest.segments
         if error is not None and (self._begun or segment is not None):
             segments = self._with(_failed(self._own(segment), error))
@@ -246,8 +247,7 @@ def _failed(segment: Segment, text: str) -> Segment:
 
 def _sealed(samples: Sequence[Sample], seal: str) -> Iterator[bytes]:
     for sample in samples:
-        sealed, line = seal_sample(sample, seal)
-        seal = sealed.seal
+        line, seal = seal_sample(sample, seal)
         yield line
 
 
@@ -264,9 +264,8 @@ def _differences(stored: Manifest, wanted: Manifest) -> list[str]:
     return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
 
 
-def _refuse_other(run: Run, wanted: Manifest) -> None:
+def _refuse_other(folder: Path, stored: Manifest, wanted: Manifest) -> None:
     """The folder's name leaves much out; its run_id does not."""
-    stored = run.manifest
     if stored.run_id == wanted.run_id:
         return
     pairs = {
@@ -277,6 +276,6 @@ def _refuse_other(run: Run, wanted: Manifest) -> None:
     }
     what, (old, new) = next((name, pair) for name, pair in pairs.items() if pair[0] != pair[1])
     raise RecordError(
-        f"{run.folder}: {what} has changed since this run began: got {new}, expected {old}; "
+        f"{folder}: {what} has changed since this run began: got {new}, expected {old}; "
         "begin anew with --restart (the old records are renamed aside), or record elsewhere with --output"
     )

@@ -13,8 +13,8 @@ import pytest
 from record_factory import WARMUP, content, load_run, manifest, record, sample, stored
 
 from l2pd_bench.errors import RecordError, UsageError
+from l2pd_bench.record_json import encode, parse_manifest
 from l2pd_bench.records import load_runs
-from l2pd_bench.schema import encode, parse_manifest
 from l2pd_bench.seal import seal_manifest
 from l2pd_bench.writer import open_run
 

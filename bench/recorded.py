@@ -1,0 +1,91 @@
+"""What the writer of a run holds: of every line where it stands and what it counts for, not the line itself.
+
+A run of any size is continued within seconds and in little memory: that a line is as it was
+written, its seal tells, so it need not be taken apart. The whole of a sample is read and
+checked when somebody asks for it. It does not know how lines come about (`writer.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+
+from l2pd_bench.durable import AppendFile, reported
+from l2pd_bench.errors import RecordError
+from l2pd_bench.record_json import parse_sample
+from l2pd_bench.schema import SCHEMA_VERSION, Counts, Entry, Sample
+from l2pd_bench.seal import EDITED, SEAL_END, seal_in, seal_of
+
+# A line as `encode` writes it. Quotes inside of a text are escaped, so no text looks like a name.
+_HEAD = re.compile(rb'\{"doc_id": "((?:[^"\\]|\\.)*)", "status": "(ok|oom|error)", ')
+_MIDDLE = b', "correct": '
+_COUNTED = (
+    *(rb', "correct": (true|false), "score": N', rb', "tokens": \{"net": (I), "answer": I, "gross": I\}'),
+    *(rb', "nfe": \{"full": (I), "window": (I), "auxiliary": I\}', rb', "positions": I, "flops": I'),
+    rb', "forced_commits": I, "overrides": I, "cut_tokens": I',
+    rb', "seconds": \{"decode": (N), "model": N, "select": N, "latency": N\}',
+    *(rb', "segment": (I), "elapsed_s": N, "timed": (?:true|false)', rb', "schema_version": %d, ' % SCHEMA_VERSION),
+)
+_TAIL = re.compile(b"".join(_COUNTED).replace(b"I", rb"-?\d+").replace(b"N", rb"-?\d[-+.\de]*"))
+
+
+def read_entry(line: bytes, place: str, begin: int) -> Entry:
+    """The entry of a line whose seal fits; one that is not written as this program writes it is taken apart."""
+    head, tail = _HEAD.match(line), _TAIL.match(line, line.rfind(_MIDDLE))
+    if head is None or tail is None:
+        return entry_of(parse_sample(line, place), begin, len(line))
+    doc_id, status = head.groups()
+    correct, net, full, window, decode_s, segment = tail.groups()
+    return Entry(
+        json.loads(b'"%b"' % doc_id) if b"\\" in doc_id else doc_id.decode(),
+        status.decode(),
+        int(segment),
+        Counts(correct == b"true", int(net), int(full) + int(window), float(decode_s)),
+        begin,
+        begin + len(line),
+    )
+
+
+def entry_of(sample: Sample, begin: int, length: int) -> Entry:
+    """The entry of a sample whose line is so long and begins there."""
+    return Entry(sample.doc_id, sample.status, sample.segment, sample.counts, begin, begin + length)
+
+
+class Recorded(Mapping[str, Sample]):
+    """A run's samples by doc_id, in the order of the file; of one tried again after an error, the last try.
+
+    `done` are the items that did not end in an error.
+    """
+
+    def __init__(self, file: AppendFile, entries: dict[str, Entry], run_id: str) -> None:
+        self.entries = entries
+        self.done = {doc_id for doc_id, entry in entries.items() if entry.status == "ok"}
+        self._file = file
+        self._run_id = run_id
+
+    def add(self, new: Mapping[str, Entry]) -> None:
+        """Take in lines that are now in the file."""
+        for doc_id, entry in new.items():
+            self.entries.pop(doc_id, None)
+            self.entries[doc_id] = entry
+            if entry.status == "ok":
+                self.done.add(doc_id)
+
+    def __getitem__(self, doc_id: str) -> Sample:
+        entry = self.entries[doc_id]
+        above = max(0, entry.begin - SEAL_END)  # the end of the line above holds the seal that this one's goes on from
+        with reported("read", self._file.path, "repeat the command to continue"):
+            text = self._file.read(above, entry.end)
+        line = text[entry.begin - above :]
+        before = seal_in(text[: entry.begin - above]) if entry.begin else self._run_id
+        place = f"{self._file.path}, sample '{doc_id}'"
+        if seal_of(line, before) is None or (sample := parse_sample(line, place)).doc_id != doc_id:
+            raise RecordError(f"{place}: it is not where it was, or its seal does not fit: {EDITED}")
+        return sample
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
