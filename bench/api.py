@@ -62,6 +62,7 @@ def run(
     sandbox: str | None = None,
     unsafe_code: bool | None = None,
     output: str | Path | None = None,
+    timeout: float | None = None,
     trace: bool | None = None,
     watch: bool | None = None,
     restart: bool = False,

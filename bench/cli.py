@@ -95,6 +95,7 @@ def run(
     sandbox: opt.Sandbox = None,
     unsafe_code: opt.UnsafeCode = False,
     output: opt.Output = None,
+    timeout: opt.Timeout = None,
     trace: opt.Traces = False,
     watch: opt.Watching = False,
     restart: opt.Restart = False,
@@ -132,6 +133,7 @@ def run(
         "sandbox": sandbox,
         "unsafe_code": unsafe_code or None,
         "output": output,
+        "timeout": timeout,
         "trace": trace or None,
         "watch": watch or None,
     }

@@ -55,6 +55,12 @@ From = Annotated[
         "but --output, --restart, --data-dir, --trace, --watch, --sandbox and --unsafe-code.",
     ),
 ]
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        help="Seconds that one decode of a batch may take; a strategy that takes longer fails its row. [default: any]"
+    ),
+]
 Traces = Annotated[
     bool, typer.Option("--trace", help="Write down every step, in a second decode of each batch that is not timed.")
 ]

@@ -32,6 +32,13 @@ class Executor(Protocol):
         """The batches of `cells`, each once it is decoded. What is given is recorded before the next is asked for."""
         ...
 
+    def stop(self) -> str:
+        """Begin no further batch, and say which are under way. `run` ends once these are given; some may be short.
+
+        May be called from a signal handler: it takes no lock.
+        """
+        ...
+
     def foreign(self) -> list[tuple[WorkerName, list[str]]]:
         """Other programs on the device of each worker, looked for now."""
         ...
@@ -44,16 +51,28 @@ class Executor(Protocol):
 class LocalExecutor:
     """One worker in this process: all cells of a task take turns, so that a drift of the machine hits all alike."""
 
-    def __init__(self, job: Job, seed: int) -> None:
-        self.worker = Worker(job, seed)
+    def __init__(self, job: Job, seed: int, timeout: float | None = None) -> None:
+        """`timeout`: see `Worker`."""
+        self.worker = Worker(job, seed, timeout)
+        self._under_way = "nothing"
+        self._stopping = False
 
     def run(self, cells: Sequence[Cell], items: Sequence[Item]) -> Iterator[Done]:
         """See `Executor.run`."""
         for cell, batch in turns(cells, items):
+            if self._stopping:
+                return
             turn = None
             if cell.failed is None:
+                self._under_way = f"{cell.writer.manifest.strategy.spec} on {cell.asked.task.name}, {batch[0].doc_id}"
                 turn = self.worker.decode(cell.asked, batch, partial(cell.references, batch))
             yield Done(cell, batch, self.worker.name, turn)
+
+    def stop(self) -> str:
+        """See `Executor.stop`."""
+        self._stopping = True
+        self.worker.stop()
+        return self._under_way
 
     def foreign(self) -> list[tuple[WorkerName, list[str]]]:
         """See `Executor.foreign`."""

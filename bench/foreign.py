@@ -44,7 +44,8 @@ def foreign_programs(device: torch.device) -> list[str]:
     uuid = str(torch.cuda.get_device_properties(device).uuid)
     query = [TOOL, "--query-compute-apps=gpu_uuid,pid,process_name", "--format=csv,noheader"]
     try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False)
+        # In a session of its own: Ctrl-C is for this process, and a tool that it ends would look like a disturbance.
+        done = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False, start_new_session=True)
     except (OSError, subprocess.TimeoutExpired) as error:
         return [f"unknown: {TOOL} did not answer ({type(error).__name__})"]
     if done.returncode != 0:

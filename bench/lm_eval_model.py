@@ -200,6 +200,10 @@ class L2pdLM(LM):  # type: ignore[misc]  # lm-eval has no annotations that mypy 
         self.folders.append(folder)
         run = read_run(folder)
         assert run is not None
+        if lacking := [sample.doc_id for sample in run.samples if sample.status != "ok"]:
+            raise BenchError(
+                f"{folder}: got no answer to {len(lacking)} prompts ({outcome.message}); free memory, repeat"
+            )
         return {sample.doc_id: sample.text for sample in run.samples}
 
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from l2pd_bench.errors import UsageError, unknown
 
+TIMEOUT_MOST_S = 1e6  # eleven days; timers take not much more
 SPANNING = ("strategy", "cache", "eot", "gen_length", "batch_size")  # what the matrices of a suite may differ in
 
 
@@ -54,6 +55,7 @@ class Plan:
     sandbox: str | None = None
     unsafe_code: bool = False
     output: Path = Path("runs")
+    timeout: float | None = None  # seconds that one decode of a batch may take
     trace: bool = False  # write down every step, in a second decode that is not timed
     watch: bool = False  # show that decode in the terminal
     matrices: tuple[Mapping[str, Any], ...] = ()  # each replaces some of the lists; none: one matrix, of the lists
@@ -67,6 +69,8 @@ class Plan:
         for value in self.gen_length:
             _at_least(1, "gen_length", value)
         _at_least(0, "seed", self.seed)
+        if self.timeout is not None and not 0 < self.timeout < TIMEOUT_MOST_S:
+            raise UsageError(f"timeout: got {self.timeout:g}, expected seconds, above 0 and below {TIMEOUT_MOST_S:g}")
         if self.output.exists() and not self.output.is_dir():
             raise UsageError(f"output: got '{self.output}' (a file), expected a folder")
         if self.data_dir is not None and not self.data_dir.is_dir():

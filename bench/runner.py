@@ -20,7 +20,7 @@ from rich.text import Text
 from l2pd_bench.cells import Cell, find_references
 from l2pd_bench.errors import PluginError, UsageError
 from l2pd_bench.executor import Executor, LocalExecutor
-from l2pd_bench.follow import follow, untraced
+from l2pd_bench.follow import batches, follow, untraced
 from l2pd_bench.hosts.base import Host
 from l2pd_bench.job import Job, prepare_job, told, wanted_of
 from l2pd_bench.measure import environment, git_state
@@ -29,6 +29,7 @@ from l2pd_bench.protocol import protocol_of
 from l2pd_bench.registry import task_spec
 from l2pd_bench.schema import Git, Manifest
 from l2pd_bench.seal import run_id
+from l2pd_bench.stopping import Stop, stoppable
 from l2pd_bench.tasks.base import Item, Task
 from l2pd_bench.trace import TraceFile
 from l2pd_bench.watch import Watch
@@ -56,8 +57,8 @@ def execute(plan: Plan, *, command: str, restart: bool = False) -> Outcome:
 def run_job(plan: Plan, job: Job, *, command: str, restart: bool = False) -> Outcome:
     """Run every strategy on every task under every setting of the plan.
 
-    A strategy that raises fails its own cells; the others go on. Ctrl-C ends the run,
-    dropping the batch under way; the same job continues it.
+    A strategy that raises fails its own cells; the others go on. Ctrl-C or SIGTERM ends the
+    run after the batch under way, a Ctrl-C after that at once; the same job continues it.
     """
     console = Console(stderr=True)
     host, items = job.host, job.items
@@ -92,7 +93,7 @@ def run_job(plan: Plan, job: Job, *, command: str, restart: bool = False) -> Out
                 asked = Assignment(key, strategy, task, setting, batch_size)
                 cells[task.name].append(Cell(asked, writer, traces))
             find_references(cells[task.name])
-        executor = LocalExecutor(job, plan.seed)
+        executor = LocalExecutor(job, plan.seed, plan.timeout)
         stack.callback(executor.close)
         return _run_cells(plan, job, cells, executor, console, command)
 
@@ -104,6 +105,15 @@ def _run_cells(
     every = [cell for group in cells.values() for cell in group]
     left = sum(len(items[cell.asked.task.name]) - len(cell.done(items[cell.asked.task.name])) for cell in every)
     untold: list[str] = []
+
+    def is_left(cell: Cell) -> bool:
+        wanted = items[cell.asked.task.name]
+        return cell.failed is None and len(cell.done(wanted)) < len(wanted)
+
+    def say(under_way: str) -> None:
+        told = f"stopping: what is under way is finished and written ({under_way}); Ctrl-C again drops it"
+        console.print(told, style="yellow", markup=False, soft_wrap=True)
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -112,7 +122,7 @@ def _run_cells(
         TimeRemainingColumn(),
     )
     try:
-        with Progress(*columns, console=console, transient=True) as progress:
+        with Progress(*columns, console=console, transient=True) as progress, stoppable(executor.stop, say) as stop:
             bar = progress.add_task("decoding", total=left)
             watch = Watch(console, progress) if plan.watch else None
             if watch is not None and not left:
@@ -124,34 +134,44 @@ def _run_cells(
                     if done.turn is not None:
                         _record(cell, done.worker, done.turn)
                         _note_foreign(cells[task.name], done.worker, done.turn.foreign)
-                    if cell.failed is None and (watch is not None or cell.traces is not None):
-                        _follow(job, cell, done.batch, plan.seed, watch)
+                        if cell.failed is None and (watch is not None or cell.traces is not None):
+                            _follow(job, cell, done.batch, done.turn, plan.seed, watch)
                     progress.advance(bar, len(done.batch))
                 for worker, programs in executor.foreign():
                     _note_foreign(cells[task.name], worker, programs)
                 for cell in cells[task.name]:
-                    if cell.failed is None and cell.writer.manifest.status != "finished":
+                    is_over = cell.failed is None and not (stop.requested and is_left(cell))
+                    if is_over and cell.writer.manifest.status != "finished":
                         cell.writer.finish("finished")
+                _end_if_asked(stop, any(map(is_left, cells[task.name])))
                 for cell in cells[task.name]:
                     if cell.failed is None and cell.traces is not None:
                         progress.update(bar, description=f"{task.name} {cell.writer.manifest.strategy.spec}, traces")
-                        untold += _catch_up(job, cell, cell.traces, plan.seed)
+                        untold += _catch_up(job, cell, cell.traces, plan.seed, stop)
     except KeyboardInterrupt:
-        for cell in every:
-            if len(cell.done(items[cell.asked.task.name])) < len(items[cell.asked.task.name]):
-                cell.writer.finish("interrupted")
+        for cell in filter(is_left, every):
+            cell.writer.finish("interrupted")
         return Outcome([c.writer.folder for c in every], 130, f"interrupted; to continue: {command}")
     failures = [*(f"failed: {c.writer.folder}: {c.failed}" for c in every if c.failed is not None), *untold]
-    return Outcome([c.writer.folder for c in every], 1 if failures else 0, "\n".join(failures))
+    lacking = [
+        f"out of memory: {cell.writer.folder}: {count} samples, which count as wrong; to try them again: {command}"
+        for cell in every
+        if (count := sum(sample.status == "oom" for sample in cell.writer.samples.values()))
+    ]
+    return Outcome([c.writer.folder for c in every], 1 if failures else 0, "\n".join([*failures, *lacking]))
 
 
 def _record(cell: Cell, worker: WorkerName, turn: Turn) -> None:
-    """Write down what came of a batch; the first of a worker begins a segment."""
-    if worker.session not in cell.segments:
+    """Write down what came of a batch; the first of a worker begins a segment, and so does a warm-up."""
+    if not turn.samples and turn.error is None:
+        return  # the worker was stopped before
+    if turn.warmup is not None or worker.session not in cell.segments:
         cell.segments[worker.session] = cell.writer.start_segment(
             worker.session, turn.warmup or NO_WARMUP, turn.alone, pid=worker.pid, hostname=worker.hostname
         )
     segment = cell.segments[worker.session]
+    for note in turn.notes:  # first, so that no crash leaves samples that look undisturbed
+        cell.writer.note_error(segment, note)
     if turn.error is not None:
         cell.failed = turn.error
         cell.writer.finish("failed", turn.error, segment)
@@ -159,12 +179,17 @@ def _record(cell: Cell, worker: WorkerName, turn: Turn) -> None:
     cell.writer.append([replace(sample, segment=segment) for sample in turn.samples])
 
 
-def _follow(job: Job, cell: Cell, batch: Sequence[Item], seed: int, watch: Watch | None) -> None:
-    """Decode a recorded batch once more, to write its steps down or to show them; other tokens fail the cell."""
+def _follow(job: Job, cell: Cell, batch: Sequence[Item], turn: Turn, seed: int, watch: Watch | None) -> None:
+    """Decode what was recorded of a batch once more, to write its steps down or to show them.
+
+    It takes as many items at once as the first time. Other tokens fail the cell.
+    """
     errors: list[str] = []
     traces = []
+    known = {item.doc_id: item for item in batch}
     with telling(errors, cell.asked):
-        traces = follow(job, cell, batch, seed, watch)
+        for together in batches(sample for sample in turn.samples if sample.status == "ok"):
+            traces += follow(job, cell, [known[sample.doc_id] for sample in together], seed, watch)
     if errors:
         cell.failed = errors[0]
         cell.writer.finish("failed", cell.failed)
@@ -172,9 +197,16 @@ def _follow(job: Job, cell: Cell, batch: Sequence[Item], seed: int, watch: Watch
         cell.traces.append(traces)
 
 
-def _catch_up(job: Job, cell: Cell, file: TraceFile, seed: int) -> list[str]:
+def _end_if_asked(stop: Stop, is_something_left: bool) -> None:
+    """Somebody asked for the end, and it has come: from here on as if Ctrl-C were pressed now."""
+    if stop.requested and is_something_left:
+        raise KeyboardInterrupt
+
+
+def _catch_up(job: Job, cell: Cell, file: TraceFile, seed: int, stop: Stop) -> list[str]:
     """Trace what is recorded without a trace; what is wrong then is told, as it is not this run's."""
     for batch in untraced(cell, job.items[cell.asked.task.name]):
+        _end_if_asked(stop, True)
         try:
             traces = follow(job, cell, batch, seed)
         except (PluginError, UsageError) as error:

@@ -60,6 +60,33 @@ def sample_record(
     )
 
 
+def oom_record(doc_id: str, error: str, prompt_tokens: int, segment: int, elapsed_s: float) -> Sample:
+    """The record of a sample that does not fit into the memory even alone: a wrong answer, without times."""
+    return Sample(
+        doc_id=doc_id,
+        status="oom",
+        error=error,
+        prompt_tokens=prompt_tokens,
+        output_ids=[],
+        full_text="",
+        text="",
+        answer="",
+        correct=False,
+        score=0.0,
+        tokens=Tokens(net=0, answer=0, gross=0),
+        nfe=Nfe(full=0, window=0, auxiliary=0),
+        positions=0,
+        flops=0,
+        forced_commits=0,
+        overrides=0,
+        cut_tokens=0,
+        seconds=Seconds(decode=0.0, model=0.0, select=0.0, latency=0.0),
+        segment=segment,
+        elapsed_s=elapsed_s,
+        timed=False,
+    )
+
+
 def answer_tokens(host: Host, net: Sequence[int], answer_text: str) -> int:
     """How many of the net tokens it takes to spell the answer text."""
     low, high = 0, len(net)

@@ -21,9 +21,11 @@ from l2pd_bench.engine import BatchDecoded, DecodeSettings, decode
 from l2pd_bench.errors import BenchError
 from l2pd_bench.foreign import ForeignWatch
 from l2pd_bench.job import Job
+from l2pd_bench.memory import free, is_out_of_memory
 from l2pd_bench.noise import sample_seed
-from l2pd_bench.sample_record import sample_record
+from l2pd_bench.sample_record import oom_record, sample_record
 from l2pd_bench.schema import Alone, Sample, Warmup
+from l2pd_bench.stopping import Overtime, at_most, check_limit
 from l2pd_bench.strategies.base import Strategy
 from l2pd_bench.tasks.base import Item, Task
 from l2pd_bench.warmup import compare_alone, warm_up
@@ -44,13 +46,29 @@ class Assignment(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """What came of one batch. With an `error` there are no samples, and the row is at its end."""
+    """What came of one batch. With an `error` there are no samples, and the row is at its end.
+
+    A worker that was stopped gives the first samples of the batch, perhaps none.
+    """
 
     samples: list[Sample]  # their segment is for the one who records them
     warmup: Warmup | None = None  # if this was the worker's first batch of the row
     alone: Alone | None = None
     foreign: tuple[str, ...] = ()  # other programs seen on the device
     error: str | None = None
+    notes: tuple[str, ...] = ()  # what went wrong without ending the row
+
+
+class _Warmed(NamedTuple):
+    warmup: Warmup
+    alone: Alone | None
+
+
+class _NotBegun(Exception):  # no error: somebody asked for the end
+    """A decode that was not begun, as the worker was stopped."""
+
+
+_DecodeRows = Callable[[range], BatchDecoded]
 
 
 class WorkerName(NamedTuple):
@@ -64,40 +82,87 @@ class WorkerName(NamedTuple):
 class Worker:
     """One process at work on one device, with everything loaded."""
 
-    def __init__(self, job: Job, seed: int) -> None:
-        self.job, self._seed = job, seed
+    def __init__(self, job: Job, seed: int, timeout: float | None = None) -> None:
+        """`timeout`: seconds that one decode may take, kept in the main thread only (UsageError elsewhere)."""
+        check_limit(timeout)
+        self.job, self._seed, self._timeout = job, seed, timeout
         self.name = WorkerName(new_session(), os.getpid(), socket.gethostname())
         self._began = perf_counter()
         self._foreign = ForeignWatch(job.host.device)
         self._warm: set[Hashable] = set()
+        self._fits: dict[Hashable, int] = {}  # how many at once, for rows that have run out of memory
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Begin no further decode: what is under way is finished. May be called from a signal handler."""
+        self._stopping = True
 
     def decode(
         self, asked: Assignment, batch: Sequence[Item], references: Callable[[], list[list[int]] | None]
     ) -> Turn:
         """Decode and grade a batch, the first of a row after a warm-up; what a strategy or a task raises is told.
 
-        `references` gives the baseline's decodes of the batch, where the strategy is shown them.
+        Where the memory does not suffice, the same items are decoded half as many at a time;
+        one that does not fit alone is recorded as such, and counts as wrong. `references`
+        gives the baseline's decodes of the batch, where the strategy is shown them.
         """
-        job, errors = self.job, list[str]()
-        ids = [job.prompts[asked.task.name, item.doc_id] for item in batch]
-        seeds = [sample_seed(self._seed, item.doc_id) for item in batch]
-        turn = Turn([])
+        errors, turn = list[str](), Turn([])
         with telling(errors, asked):
-            known = references()
+            decode_rows = self._decoder(asked, batch, references())
+            while (at := len(turn.samples)) < len(batch):
+                rows = range(at, min(at + self._fits.get(asked.key, len(batch)), len(batch)))
+                lacking = None
+                try:
+                    if asked.key not in self._warm:
+                        turn = turn._replace(**self._warm_up(decode_rows, rows)._asdict())
+                        self._warm.add(asked.key)
+                    decoded = decode_rows(rows)
+                except _NotBegun:
+                    break
+                except (MemoryError, RuntimeError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    lacking = str(error).partition("\n")[0] or type(error).__name__
+                if lacking is None:
+                    done = self._records(asked, batch[rows.start : rows.start + len(decoded.samples)], decoded)
+                    turn = turn._replace(samples=[*turn.samples, *done])
+                else:  # the exception is gone by now, and what it held
+                    turn = self._smaller(turn, asked, batch, rows, lacking)
+        if errors:
+            turn = Turn([], error=errors[0], notes=turn.notes)
+        return turn._replace(foreign=tuple(self._foreign.see()))
 
-            def decode_rows(rows: slice) -> BatchDecoded:
-                shown = known and known[rows]
-                return decode(job.host, asked.strategy, ids[rows], seeds[rows], asked.settings, shown)
+    def _decoder(self, asked: Assignment, batch: Sequence[Item], known: list[list[int]] | None) -> _DecodeRows:
+        """What decodes some rows of a batch, unless the worker was stopped."""
+        ids = [self.job.prompts[asked.task.name, item.doc_id] for item in batch]
+        seeds = [sample_seed(self._seed, item.doc_id) for item in batch]
 
-            warmup = alone = None
-            if asked.key not in self._warm:
-                warmup, warm = warm_up(lambda: decode_rows(slice(None)))
-                alone = compare_alone(warm, lambda i: decode_rows(slice(i, i + 1)))
-                self._warm.add(asked.key)
-            decoded = decode_rows(slice(None))
-            samples = self._records(asked, batch, decoded)
-            turn = Turn(samples, warmup, alone)
-        return turn._replace(foreign=tuple(self._foreign.see()), error=errors[0] if errors else None)
+        def decode_rows(which: range) -> BatchDecoded:
+            if self._stopping:
+                raise _NotBegun
+            rows = slice(which.start, which.stop)
+            shown = known and known[rows]
+            with at_most(self._timeout, f"{asked.strategy.name} on {asked.task.name}, {batch[which.start].doc_id}"):
+                return decode(self.job.host, asked.strategy, ids[rows], seeds[rows], asked.settings, shown)
+
+        return decode_rows
+
+    def _warm_up(self, decode_rows: _DecodeRows, rows: range) -> _Warmed:
+        warmup, warm = warm_up(lambda: decode_rows(rows))
+        return _Warmed(warmup, compare_alone(warm, lambda i: decode_rows(rows[i : i + 1])))
+
+    def _smaller(self, turn: Turn, asked: Assignment, batch: Sequence[Item], rows: range, lacking: str) -> Turn:
+        """After rows that did not fit: fewer from now on, or, where it was one, its record."""
+        free(self.job.host.device)
+        notes = list(dict.fromkeys([*turn.notes, f"out of memory at a batch of {len(rows)}"]))
+        turn = turn._replace(notes=tuple(notes))
+        if len(rows) > 1:
+            self._fits[asked.key] = len(rows) // 2
+            return turn
+        doc_id = batch[rows.start].doc_id
+        prompt_tokens = len(self.job.prompts[asked.task.name, doc_id])
+        failed = oom_record(doc_id, lacking, prompt_tokens, NO_SEGMENT, perf_counter() - self._began)
+        return turn._replace(samples=[*turn.samples, failed])
 
     def foreign(self) -> list[str]:
         """Other programs on the device, looked for now."""
@@ -128,6 +193,8 @@ def telling(errors: list[str], asked: Assignment) -> Iterator[None]:
     """What a strategy or a task raises is put into `errors`, and ends its row only."""
     try:
         yield
+    except Overtime as late:
+        errors.append(f"a decode took longer than --timeout allows ({_place(late, asked)}); mend that, or allow more")
     except BenchError as error:
         errors.append(str(error))
     except Exception as error:  # noqa: BLE001  # a plugin's own bug: it ends its row, with the place, and no other
