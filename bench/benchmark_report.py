@@ -59,6 +59,12 @@ def measure_report(rounds: int) -> dict[str, list[dict[str, float]]]:
 
 
 def write_made_up(root: Path, number: int, count: int) -> None:
+    """Write run `number`, sealed and finished."""
+    manifest, samples = made_up(number, count)
+    write_run(root, manifest, samples)
+
+
+def made_up(number: int, count: int) -> tuple[Manifest, list[Sample]]:
     """Run `number`: 0 is fixed-step, the others are faster and sometimes wrong."""
     spec = f"threshold:tau={number / 1000}" if number else "fixed-step"
     params: dict[str, Scalar] = {"tau": number / 1000} if number else {"k": 1, "order": "confidence"}
@@ -90,7 +96,7 @@ def write_made_up(root: Path, number: int, count: int) -> None:
         segments=[segment],
         totals=totals(samples),
     )
-    write_run(root, manifest, samples)
+    return manifest, samples
 
 
 def _samples(rng: random.Random, count: int, speed: float) -> Iterator[Sample]:

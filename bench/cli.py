@@ -15,6 +15,7 @@ import typer
 
 from l2pd_bench import __version__
 from l2pd_bench import cli_options as opt
+from l2pd_bench.cli_bench import bench
 from l2pd_bench.cli_compare import compare
 from l2pd_bench.cli_export import export
 from l2pd_bench.cli_filter import filter_app
@@ -215,6 +216,7 @@ app.command()(export)
 app.command()(compare)
 app.command()(replay)
 app.command()(sweep)
+app.command()(bench)
 
 
 @app.command(name="list")
@@ -260,21 +262,3 @@ def env() -> None:
     from l2pd_bench.measure import environment, git_state
 
     print(json.dumps({"environment": environment(), "git": git_state()}, indent=2))
-
-
-@app.command()
-def bench(
-    what: Annotated[
-        str,
-        typer.Argument(
-            help="engine: the loop's own cost, caches, batches. loading: a checkpoint's memory. report: large folders."
-        ),
-    ] = "engine",
-    rounds: Annotated[int, typer.Option(help="Interleaved repetitions.")] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
-) -> None:
-    """How fast the harness itself is, on the embedded model: ratios of one interleaved run."""
-    from l2pd_bench import benchmark
-
-    figures = benchmark.measure(what, rounds)
-    print(benchmark.as_json(figures) if as_json else benchmark.as_text(figures))
