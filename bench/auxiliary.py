@@ -6,7 +6,7 @@ is not known here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,12 +20,11 @@ _SCORERS: WeakKeyDictionary[Host, dict[str | None, Any]] = WeakKeyDictionary()
 
 
 class Auxiliary:
-    """What the strategy of one batch may use besides the host; the batch has `padding` and `length` columns."""
+    """What the strategy of one sample may use besides the host; its canvas has `length` columns, `padding` unused."""
 
-    def __init__(self, host: Host, padding: Sequence[int], length: int) -> None:
+    def __init__(self, host: Host, padding: int, length: int) -> None:
         self._host, self._padding, self._length = host, padding, length
-        self._calls = 0
-        self._flops: list[Sequence[int] | int] = []
+        self._calls = self._flops = 0
 
     def module(self, name: str, build: Callable[[], nn.Module]) -> nn.Module:
         """See `Context.module`. A call is one forward, and each parameter two operations per row."""
@@ -36,22 +35,22 @@ class Auxiliary:
 
     def scorer(self, name: str | None) -> Scorer:
         """See `Context.scorer`."""
-        from l2pd_bench.scorer import BatchScorer, load_scorer
+        from l2pd_bench.scorer import SampleScorer, load_scorer
 
         known = _SCORERS.setdefault(self._host, {})
         if name not in known:
             known[name] = load_scorer(name, self._host)
-        return BatchScorer(known[name], self._padding, self._length, self._count)
+        return SampleScorer(known[name], self._padding, self._length, self._count)
 
-    def take(self, rows: int) -> tuple[int, list[int]]:
-        """Forwards since the last call, and for each row their floating-point operations; begins anew."""
+    def take(self) -> tuple[int, int]:
+        """Forwards since the last call, and their floating-point operations; begins anew."""
         calls, flops = self._calls, self._flops
-        self._calls, self._flops = 0, []
-        return calls, [sum(f if isinstance(f, int) else f[i] for f in flops) for i in range(rows)]
+        self._calls = self._flops = 0
+        return calls, flops
 
-    def _count(self, flops: Sequence[int] | int) -> None:
+    def _count(self, flops: int) -> None:
         self._calls += 1
-        self._flops.append(flops)
+        self._flops += flops
 
 
 class _Counted(nn.Module):

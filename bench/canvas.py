@@ -1,4 +1,4 @@
-"""The canvas: prompts and the masks to be filled, for a batch of prompts of any length.
+"""The canvas: prompts and the masks to be filled, for any number of prompts of any length.
 
 Prompts are padded on the left, so that every row's generation region, and therefore
 every block, stands in the same columns. The canvas knows nothing of models or rules.
@@ -15,12 +15,10 @@ PAD = -1  # no token: what stands in the columns left of a shorter prompt, and b
 
 
 class Canvas:
-    """`ids` (B, L) int64 on the device; the generation region is columns [start, L).
+    """`ids` (P, L) int64 on the device; the generation region is columns [start, L).
 
-    `rows` are the places of the rows in the batch that was opened, as rows may be dropped.
-    `ends` (B,) int64 are the columns behind each row's last, which `cut` may lower;
-    `lengths` are the same on the host, as last told to `trim`, and `length` their maximum.
-    `reference` (B, gen_length) int64 is a decode to be shown to an oracle.
+    `ends` (P,) int64 are the columns behind each row's last, which `cut` may lower.
+    `reference` (P, gen_length) int64 are decodes to be shown to an oracle.
     """
 
     def __init__(
@@ -34,34 +32,56 @@ class Canvas:
     ) -> None:
         self.start = max(len(p) for p in prompts)
         self.length = self.start + gen_length
-        self.rows = list(range(len(prompts)))
         self.padding = [self.start - len(p) for p in prompts]
         columns = [[PAD] * pad + [*p] + [mask_id] * gen_length for pad, p in zip(self.padding, prompts, strict=True)]
         self.ids = torch.tensor(columns, device=device)
         self.seeds = torch.tensor(list(seeds), device=device)
-        self.lengths = [self.length] * len(prompts)
-        self.ends = torch.tensor(self.lengths, device=device)
+        self.ends = torch.full((len(prompts),), self.length, device=device)
         self.reference = reference
+        self._every = list(range(len(prompts)))
 
     def cut(self, ends: Tensor) -> None:
-        """End each row before column `ends` (B,) int64, unless it ends earlier."""
+        """End each row before column `ends` (P,) int64, unless it ends earlier."""
         self.ends = torch.minimum(self.ends, ends)
-        columns = torch.arange(self.ids.shape[1], device=self.ids.device)
+        columns = torch.arange(self.length, device=self.ids.device)
         self.ids.masked_fill_(columns >= self.ends[:, None], PAD)
 
-    def trim(self, lengths: Sequence[int]) -> bool:
-        """Take note of the rows' ends as read; drops the columns no row has. Returns whether anything changed."""
-        changed = self.lengths != [*lengths]
-        self.lengths, self.length = [*lengths], max(lengths)
-        self.ids = self.ids[:, : self.length]
-        return changed
-
-    def keep(self, places: Sequence[int]) -> Tensor:
-        """Drop all rows but those at `places`; returns the index tensor."""
+    def take(self, places: Sequence[int]) -> Canvas:
+        """The rows at `places`, as a canvas of their own: of all rows, this one itself."""
+        if list(places) == self._every:
+            return self
         index = torch.tensor(list(places), device=self.ids.device)
-        self.ids, self.seeds, self.ends = self.ids[index], self.seeds[index], self.ends[index]
-        self.reference = None if self.reference is None else self.reference[index]
-        self.trim([self.lengths[i] for i in places])
-        self.rows = [self.rows[i] for i in places]
-        self.padding = [self.padding[i] for i in places]
-        return index
+        part = Canvas.__new__(Canvas)
+        part.start, part.length, part.padding = self.start, self.length, [self.padding[i] for i in places]
+        part.ids, part.seeds, part.ends = self.ids[index], self.seeds[index], self.ends[index]
+        part.reference = None if self.reference is None else self.reference[index]
+        part._every = list(range(len(places)))
+        return part
+
+    def put(self, places: Sequence[int], part: Canvas) -> None:
+        """Write what `take` gave, and was changed since, back into its rows."""
+        if part is not self:
+            index = torch.tensor(list(places), device=self.ids.device)
+            self.ids[index], self.ends[index] = part.ids, part.ends
+
+    def columns(self, starts: Sequence[int], n: int) -> Tensor:
+        """`n` columns of each row from its own of `starts` on, (B, n): a view where these are all the same.
+
+        There is `PAD` in those behind the canvas.
+        """
+        if len(set(starts)) == 1:
+            return self.ids[:, starts[0] : starts[0] + n]
+        index = self._index(starts, n)
+        found = self.ids.gather(1, index.clamp(max=self.length - 1))
+        return found.masked_fill(index >= self.length, PAD) if max(starts) + n > self.length else found
+
+    def put_columns(self, starts: Sequence[int], ids: Tensor) -> None:
+        """Write columns (B, n) back to where `columns` took them from."""
+        if len(set(starts)) == 1:
+            self.ids[:, starts[0] : starts[0] + ids.shape[1]] = ids
+        else:
+            self.ids.scatter_(1, self._index(starts, ids.shape[1]), ids)
+
+    def _index(self, starts: Sequence[int], n: int) -> Tensor:
+        first = torch.tensor(list(starts), device=self.ids.device)[:, None]
+        return first + torch.arange(n, device=self.ids.device)

@@ -15,7 +15,8 @@ from typing import Literal, NamedTuple, cast
 import torch
 
 from l2pd_bench.cache import POLICIES
-from l2pd_bench.engine import STEP_CAP, Decoded, DecodeSettings, decode
+from l2pd_bench.decoded import Decoded
+from l2pd_bench.engine import STEP_CAP, DecodeSettings, decode
 from l2pd_bench.errors import BenchError, PluginError, UsageError
 from l2pd_bench.hosts.base import Host
 from l2pd_bench.probe import (

@@ -239,16 +239,18 @@ class Recorder(Strategy):
     name: ClassVar[str] = "recorder"
     uses_reference: ClassVar[bool] = True
     inner: Strategy
-    seen: list[tuple[tuple[int, ...], int, int, Tensor, Tensor, Tensor]] = field(default_factory=list)
+    seen: list[list[tuple[int, int, Tensor, Tensor, Tensor]]] = field(default_factory=list)  # by sample, in their order
 
     def begin(self, context: Context) -> Select:
         """The other strategy's rule, with every view kept."""
         rule = self.inner.begin(context)
+        seen: list[tuple[int, int, Tensor, Tensor, Tensor]] = []
+        self.seen.append(seen)
 
         def select(view: StepView) -> Decision:
             assert view.reference is not None  # the engine's promise to a rule that uses it
             label = view.tokens == view.reference
-            self.seen.append((view.rows, view.start, view.step, view.confidence, label, view.candidates))
+            seen.append((view.start, view.step, view.confidence, label, view.candidates))
             return rule(view)
 
         return select
@@ -263,13 +265,9 @@ def _record(host: Host, prompts: Sequence[list[int]], first: int, options: Colle
     decode(host, recorder, prompts, seeds, settings, [sample.output_ids for sample in baseline.samples])
     start = max(map(len, prompts))
     steps = []
-    for rows, column, step, confidence, label, candidates in recorder.seen:
-        places = torch.tensor(rows)
-        block = torch.full_like(places, (column - start) // settings.block_length)
-        seen = Records(confidence, label, candidates, torch.full_like(places, step), block, places + first)
-        seen = Records(*(part.cpu() for part in seen))
-        steps.append(seen.at(seen.candidates.any(-1)))  # a row whose block is done is only along for the others
-    records = Records(*map(torch.cat, zip(*steps, strict=True)))
-    blocks = settings.gen_length // settings.block_length
-    turn = (records.prompt * blocks + records.block) * (int(records.step.max()) + 1) + records.step
-    return records.at(turn.argsort())
+    for place, views in enumerate(recorder.seen, start=first):
+        for column, step, confidence, label, candidates in views:
+            block = (column - start) // settings.block_length
+            seen = Records(confidence, label, candidates, *(torch.tensor([x]) for x in (step, block, place)))
+            steps.append(Records(*(part.cpu() for part in seen)))
+    return Records(*map(torch.cat, zip(*steps, strict=True)))

@@ -9,6 +9,7 @@ import os
 import platform
 import socket
 import subprocess
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
@@ -25,34 +26,39 @@ PACKAGES = (
 class Stopwatch:
     """Seconds of a whole and of named parts of it; on an accelerator the parts are timed by its own events.
 
-    Nothing waits for the device between `__init__` and `finish`.
+    Every part is divided among those it was spent on. Nothing waits for the device between
+    `__init__` and `finish`.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._parts: dict[str, float] = {}
-        self._events: list[tuple[str, torch.Event, torch.Event]] = []
+        self._parts: dict[tuple[str, int], float] = {}
+        self._events: list[tuple[str, Sequence[int], torch.Event, torch.Event]] = []
         _synchronize(device)
-        self._began = perf_counter()
+        self.began = perf_counter()
 
     def start(self) -> Any:
         """A mark to give to `stop`."""
         return perf_counter() if self._device.type == "cpu" else self._event()
 
-    def stop(self, part: str, mark: Any) -> None:
-        """Count the time since `mark` to a part."""
+    def stop(self, part: str, mark: Any, whose: Sequence[int]) -> None:
+        """Count the time since `mark` to a part, in equal shares for each of `whose`."""
         if self._device.type == "cpu":
-            self._parts[part] = self._parts.get(part, 0.0) + perf_counter() - mark
+            self._add(part, whose, perf_counter() - mark)
         else:
-            self._events.append((part, mark, self._event()))
+            self._events.append((part, whose, mark, self._event()))
 
-    def finish(self) -> tuple[float, dict[str, float]]:
-        """Seconds of the whole and of the parts, once the device is done."""
+    def finish(self) -> tuple[float, dict[tuple[str, int], float]]:
+        """Seconds of the whole, and by part and by whose they were, once the device is done."""
         _synchronize(self._device)
-        whole = perf_counter() - self._began
-        for part, begin, end in self._events:
-            self._parts[part] = self._parts.get(part, 0.0) + begin.elapsed_time(end) / 1000
+        whole = perf_counter() - self.began
+        for part, whose, begin, end in self._events:
+            self._add(part, whose, begin.elapsed_time(end) / 1000)
         return whole, self._parts
+
+    def _add(self, part: str, whose: Sequence[int], seconds: float) -> None:
+        for one in whose:
+            self._parts[part, one] = self._parts.get((part, one), 0.0) + seconds / len(whose)
 
     def _event(self) -> torch.Event:
         event = torch.Event(self._device, enable_timing=True)

@@ -36,11 +36,11 @@ def mix(x: Tensor) -> Tensor:
     return z ^ ((z >> 31) & ((1 << 33) - 1))
 
 
-def keys(seeds: Tensor, stream: int, offsets: Tensor, step: int) -> Tensor:
+def keys(seeds: Tensor, stream: int, offsets: Tensor, step: int | Tensor) -> Tensor:
     """One key per row and position, (B, N) int64.
 
-    `seeds`: (B,) int64; `offsets`: (N,) int64, places in the generation region; `stream`
-    separates independent uses.
+    `seeds`: (B,) int64; `offsets`: (N,) or (B, N) int64, places in the generation region;
+    `step`: of all rows, or (B,) int64; `stream` separates independent uses.
     """
     row = mix(mix(mix(seeds) + stream) + step)
     return mix(row[:, None] + offsets)

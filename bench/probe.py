@@ -20,7 +20,8 @@ from torch import Tensor
 
 from l2pd_bench import noise
 from l2pd_bench.auxiliary import Auxiliary
-from l2pd_bench.engine import STEP_CAP, Decoded
+from l2pd_bench.decoded import Decoded
+from l2pd_bench.engine import STEP_CAP
 from l2pd_bench.errors import BenchError, PluginError
 from l2pd_bench.hosts.base import Host, Session
 from l2pd_bench.hosts.mini import MiniHost
@@ -36,22 +37,39 @@ class ProbeSession:
     left of it. An EoT follows the answer, whose length depends on the prompt.
     """
 
-    def __init__(self, host: MiniHost, padding: Sequence[int], length: int) -> None:
-        self.host, self.ids = host, torch.zeros(len(padding), length, dtype=torch.int64)
-        self.from_right = length - torch.arange(length)  # (L,)
-        self.columns, self.padding = torch.arange(length), torch.tensor(list(padding))
-        self.is_used = self.columns >= self.padding[:, None]  # (B, L)
+    def __init__(self, host: MiniHost, padding: Sequence[int], length: int, slots: int) -> None:
+        self.host, self.padding, self.length = host, list(padding), length
+        self.kept = torch.zeros(slots, length, dtype=torch.int64)
+        self.columns, self.from_right = torch.arange(length), length - torch.arange(length)  # (L,)
 
-    def forward(self, ids: Tensor, start: int, block: slice) -> Tensor:
+    def forward(
+        self,
+        ids: Tensor,
+        start: int | Sequence[int],
+        block: slice | Sequence[slice],
+        *,
+        rows: Sequence[int] | None = None,
+        lengths: Sequence[int] | None = None,
+        slot: int = 0,
+    ) -> Tensor:
         """See `Session.forward`."""
-        self.ids[:, start : start + ids.shape[1]] = ids
-        word = noise.mix(self.ids * 1000 + self.from_right) * self.is_used  # (B, L)
+        padding = self.padding if rows is None else [self.padding[i] for i in rows]
+        starts = [start] * len(padding) if isinstance(start, int) else start
+        blocks = [block] * len(padding) if isinstance(block, slice) else block
+        for i, (first, fed) in enumerate(zip(starts, ids, strict=True)):
+            kept = self.kept[slot + i, first : first + len(fed)]
+            kept.copy_(fed[: len(kept)])
+        held, here = self.kept[slot : slot + len(ids)], self.columns  # (B, L)
+        ends = torch.tensor([self.length] * len(padding) if lengths is None else list(lengths))[:, None]
+        has_begun = here >= torch.tensor(padding)[:, None]
+        word = noise.mix(held * 1000 + self.from_right) * (has_begun & (here < ends))  # (B, L)
         state = noise.mix(word.sum(-1, keepdim=True))  # (B, 1)
-        is_prompt = (self.ids == self.host.tokenizer.assistant).cumsum(-1) == 0
+        is_prompt = (has_begun & (held == self.host.tokenizer.assistant)).cumsum(-1) == 0
         prompt = noise.mix((word * is_prompt).sum(-1, keepdim=True))
-        masks = self.ids.shape[1] - 1 - is_prompt.sum(-1, keepdim=True)
+        masks = self.length - 1 - is_prompt.sum(-1, keepdim=True)
         end = masks - 4 - (prompt & 0xFFFF) % (masks - 8)  # (B, 1), from the right
-        place, left = self.from_right[block], self.ids[:, block.start - 1 : block.stop - 1]
+        at = torch.tensor([[c for c in range(b.start, b.stop)] for b in blocks]).clamp(max=self.length - 1)  # (B, N)
+        place, left = self.from_right[at], held.gather(1, at - 1)
         choice = noise.mix(prompt + place * 1000 + left)  # (B, N)
         tokens = SPECIAL + (choice & 0xFFFF) % (self.host.vocab_size - SPECIAL)
         sharpness = 2 + 10 * noise.uniform(noise.mix(state + place))
@@ -61,14 +79,9 @@ class ProbeSession:
         logits = torch.zeros(*tokens.shape, self.host.vocab_size)
         return logits.scatter_(-1, tokens[..., None], sharpness[..., None])
 
-    def keep(self, rows: Tensor) -> None:
-        """See `Session.keep`."""
-        self.ids, self.is_used, self.padding = self.ids[rows], self.is_used[rows], self.padding[rows]
-
-    def resize(self, lengths: Sequence[int]) -> None:
-        """See `Session.resize`."""
-        ends = torch.tensor(list(lengths))[:, None]
-        self.is_used = (self.columns >= self.padding[:, None]) & (self.columns < ends)
+    def move(self, source: int, target: int) -> None:
+        """See `Session.move`."""
+        self.kept[target] = self.kept[source]
 
 
 class ProbeHost(MiniHost):
@@ -77,9 +90,9 @@ class ProbeHost(MiniHost):
     A network's rounding depends on the batch, so that a difference would prove nothing.
     """
 
-    def open(self, padding: Sequence[int], length: int, *, cached: bool) -> Session:
-        """Begin a batch."""
-        return ProbeSession(self, padding, length)
+    def open(self, padding: Sequence[int], length: int, *, cached: bool, slots: int | None = None) -> Session:
+        """Begin with some rows."""
+        return ProbeSession(self, padding, length, slots or len(padding))
 
 
 def probe_host(mini: Host) -> Host:
@@ -93,6 +106,7 @@ class Witness:
 
     def __init__(self, strategy: Strategy) -> None:
         self.strategy, self.name, self.uses_reference = strategy, strategy.name, strategy.uses_reference
+        self.has_memory = strategy.has_memory
         self.stage = ""  # begin, select, decision (returned), tokens (refused here)
         self.rule: object = type(strategy)  # where its code begins
         self.context: Context | None = None
@@ -182,7 +196,7 @@ class _MetaScorer:
 
 def begin_alone(host: Host, strategy: Strategy, context: Context, prompt: Sequence[int]) -> Select:
     """The strategy's rule for one prompt, with models of its own that have seen nothing yet."""
-    own = Auxiliary(host, [0], len(prompt) + context.gen_length)
+    own = Auxiliary(host, 0, len(prompt) + context.gen_length)
     return strategy.begin(replace(context, module=own.module, scorer=own.scorer))
 
 
@@ -220,7 +234,6 @@ def plain_loop(
                 canvas=ids,
                 start=start,
                 step=step,
-                rows=(0,),
                 uniform=lambda key=key: noise.uniform(key),  # type: ignore[misc]
                 reference=None if reference is None else torch.tensor([reference[start - len(prompt) :][:n]]),
             )

@@ -125,7 +125,7 @@ def task_spec(task: Task) -> str:
     return specs.canonical(task.name.partition(":")[0], values, parameters)
 
 
-def load_host(text: str, **options: str | None) -> Host:
+def load_host(text: str, **options: str | bool | None) -> Host:
     """Load the host that `name:key=value,...` describes.
 
     The name is a registered one, or a checkpoint: a folder, or a repository of the hub. The
@@ -142,7 +142,8 @@ def load_host(text: str, **options: str | None) -> Host:
     from l2pd_bench.hosts.checkpoint import locate
 
     has_weights = options.get("weights") != "random"
-    found = locate(name, options.pop("revision", None), weights=has_weights)
+    revision = options.pop("revision", None)
+    found = locate(name, str(revision) if revision else None, weights=has_weights)
     if found.model_type not in _entry_points("hosts"):
         kinds = ", ".join(sorted(_entry_points("hosts")))
         raise UsageError(

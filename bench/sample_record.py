@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from l2pd_bench.engine import BatchDecoded, Decoded
+from l2pd_bench.decoded import Decoded
+from l2pd_bench.engine import BatchDecoded
 from l2pd_bench.hosts.base import Host
 from l2pd_bench.schema import Nfe, Sample, Seconds, Tokens
 from l2pd_bench.tasks.base import Verdict, cut_at

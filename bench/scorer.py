@@ -7,7 +7,7 @@ keeps its keys and values.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -26,29 +26,23 @@ def load_scorer(name: str | None, host: Host) -> CausalModel:
     return host.companion() if name is None else read_causal_lm(name, host)
 
 
-class BatchScorer:
-    """A causal model opened on a batch of `length` columns, see `strategies.base.Scorer`.
+class SampleScorer:
+    """A causal model opened on a sample of `length` columns, see `strategies.base.Scorer`.
 
     Of the columns before a block nothing is read twice, except the last one, whose row
-    predicts the block's first position. `count` is told of every forward: the
-    floating-point operations of each row, as if it were alone.
+    predicts the block's first position. `count` is told of every forward: its
+    floating-point operations.
     """
 
-    def __init__(
-        self, model: CausalModel, padding: Sequence[int], length: int, count: Callable[[Sequence[int]], None]
-    ) -> None:
-        self._model, self._count = model, count
-        self._session = model.open(padding, length)
-        self._padding = list(padding)
-        self._rows = tuple(range(len(self._padding)))
+    def __init__(self, model: CausalModel, padding: int, length: int, count: Callable[[int], None]) -> None:
+        self._model, self._count, self._padding = model, count, padding
+        self._session = model.open([padding], length)
         self._final = 0  # columns whose keys and values are of tokens that stay
 
     def score(self, view: StepView, tokens: Tensor) -> Tensor:
         """See `Scorer.score`."""
-        if view.rows != self._rows:
-            self._keep(view)
         columns = slice(view.start, view.start + tokens.shape[1])
-        if columns.start <= max(self._padding):
+        if columns.start <= self._padding:
             raise UsageError(
                 f"scorer: got an empty prompt, which '{self._model.name}' cannot go on from; give it at least one token"
             )
@@ -59,12 +53,6 @@ class BatchScorer:
         logits = self._session.forward(ids, start, columns).float()  # (B, N, V)
         logits[..., self._model.mask_id] = -torch.inf
         self._final = columns.start
-        stop, n = columns.stop - 1, tokens.shape[1]
-        self._count([self._model.flops(stop - max(start, pad), stop - pad, n) for pad in self._padding])
+        stop, n, pad = columns.stop - 1, tokens.shape[1], self._padding
+        self._count(self._model.flops(stop - max(start, pad), stop - pad, n))
         return logits
-
-    def _keep(self, view: StepView) -> None:
-        places = [self._rows.index(row) for row in view.rows]
-        self._session.keep(torch.tensor(places, device=view.canvas.device))
-        self._padding = [self._padding[i] for i in places]
-        self._rows = view.rows

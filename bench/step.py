@@ -1,12 +1,13 @@
 """One step on a canvas: what is seen, what is committed, where the canvas ends now, and the one read.
 
-Tensors in, tensors out, nothing is read on the host but in `read`. When a step is taken
-and what it costs is the loop's affair (`engine.py`).
+Tensors in, tensors out, nothing is read on the host but in `read`. Rows may stand at
+different blocks; each sees and commits in its own. When a step is taken and what it costs
+is the loop's affair (`engine.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ _SAMPLING, _ORDER = 1, 2  # independent streams of random numbers
 
 
 class Prediction(NamedTuple):
-    """What the model says of the columns from the block's first on, C of them."""
+    """What the model says of the columns from each row's block's first on, C of them."""
 
     logits: Tensor  # (B, C, V) float32, MASK at -inf
     tokens: Tensor  # (B, C) int64: the pick
@@ -34,9 +35,11 @@ class Prediction(NamedTuple):
 class Applied(NamedTuple):
     """What a decision came to, per row."""
 
+    ids: Tensor  # (B, N) int64: the block now
     is_open: Tensor  # (B, 1) bool: had candidates
     forced: Tensor  # (B, 1) bool: the strategy chose none of them
     overridden: Tensor  # (B, 1) bool: other tokens than the model's picks were filled in
+    broken: Tensor  # (B, 1) bool: a candidate's confidence is no number
     accepted: Tensor  # (B, N) bool: filled, and what the rule itself was sure of
 
 
@@ -47,12 +50,13 @@ class RowRead(NamedTuple):
     end: int  # the column behind its last
     forced: bool
     overridden: bool
+    is_broken: bool
 
 
 class Told(NamedTuple):
     """One row after a step, as an observer of the decode is told. Nothing in it is to be changed."""
 
-    row: int  # its place in the batch as it began
+    row: int  # its place among the prompts
     block: slice  # columns of the canvas
     ids: list[int]  # of the block, up to where the row ends
     confidence: Tensor  # (C,) float32, C >= len(ids): of the model's picks from the block's first column on
@@ -63,8 +67,10 @@ class Told(NamedTuple):
 Observer = Callable[[Told], None]
 
 
-def predict(host: Host, canvas: Canvas, logits: Tensor, start: int, step: int, temperature: float) -> Prediction:
-    """Picks and confidences in float32, the same for every strategy.
+def predict(
+    host: Host, canvas: Canvas, logits: Tensor, at: Sequence[tuple[int, int]], temperature: float
+) -> Prediction:
+    """Picks and confidences in float32, the same for every strategy; `at`: each row's first column, and its step.
 
     A pick is the most likely token (the lowest id among equals), or at a temperature a
     sample by the Gumbel-max trick; MASK is never picked.
@@ -72,108 +78,163 @@ def predict(host: Host, canvas: Canvas, logits: Tensor, start: int, step: int, t
     logits = logits.float()
     logits[..., host.mask_id] = -torch.inf
     if temperature > 0:
-        offset, n = start - canvas.start, logits.shape[1]
-        drawn = logits / temperature + _gumbel(canvas.seeds, offset, n, step, logits.shape[-1])
-        tokens = drawn.argmax(-1)
+        told = torch.tensor(at, device=logits.device)  # (B, 2)
+        offsets = told[:, :1] - canvas.start + torch.arange(logits.shape[1], device=logits.device)
+        keys = noise.keys(canvas.seeds, _SAMPLING, offsets, told[:, 1])
+        tokens = (logits / temperature + noise.gumbel(keys, logits.shape[-1])).argmax(-1)
         picked = logits.gather(-1, tokens[..., None]).squeeze(-1)
     else:
         picked, tokens = logits.max(-1)
     return Prediction(logits, tokens, (picked - logits.logsumexp(-1)).exp())
 
 
-def observe(host: Host, canvas: Canvas, seen: Prediction, block: slice, step: int, *, is_drawn: bool) -> StepView:
-    """The view of a block. Columns that no row has any more are put back as positions of confidence 0."""
-    n, offset = block.stop - block.start, block.start - canvas.start
-    ids = canvas.ids[:, block]
+def observe(
+    host: Host, canvas: Canvas, seen: Prediction, block_ids: Tensor, at: Sequence[tuple[int, int]], temperature: float
+) -> StepView:
+    """The view of the blocks, as if all rows were where the first is; `split` gives each what is its own.
+
+    Columns that no row has any more are there as positions of confidence 0.
+    """
+    n = block_ids.shape[1]
     logits, tokens, confidence = (part[:, :n] for part in seen)
-    if missing := n - ids.shape[1]:
-        ids = F.pad(ids, (0, missing), value=PAD)
+    if missing := n - tokens.shape[1]:
         logits, tokens = F.pad(logits, (0, 0, 0, missing)), F.pad(tokens, (0, missing), value=host.eot_id)
         logits[:, -missing:, host.mask_id] = -torch.inf
         confidence = F.pad(confidence, (0, missing))
-    confidence = confidence.masked_fill(ids == PAD, 0.0)
-    reference = canvas.reference
-    if reference is not None:
-        reference = reference[:, offset : offset + n]
-        reference = F.pad(reference, (0, n - reference.shape[1]), value=PAD)
+    (start, step), offset = at[0], at[0][0] - canvas.start
     return StepView(
         tokens=tokens,
-        confidence=confidence,
+        confidence=confidence.masked_fill(block_ids == PAD, 0.0),
         logits=logits,
-        candidates=ids == host.mask_id,
+        candidates=block_ids == host.mask_id,
         canvas=canvas.ids,
-        start=block.start,
+        start=start,
         step=step,
-        rows=tuple(canvas.rows),
         uniform=partial(_uniform, canvas.seeds, offset, n, step),
-        gumbel=partial(_gumbel, canvas.seeds, offset, n, step, logits.shape[-1]) if is_drawn else None,
-        reference=reference,
+        gumbel=partial(_gumbel, canvas.seeds, offset, n, step, logits.shape[-1]) if temperature > 0 else None,
+        reference=None if canvas.reference is None else _reference(canvas.reference, offset, n),
     )
 
 
-def commit(strategy: Strategy, canvas: Canvas, view: StepView, decision: Decision, host: Host) -> Applied:
-    """Apply a decision to the canvas: clipped to candidates, and never without progress.
+def split(
+    view: StepView, canvas: Canvas, at: Sequence[tuple[int, int]], temperature: float, *, alone: bool
+) -> list[StepView]:
+    """The views to choose from: rows side by side at the same place and step together, or each `alone`."""
+    count = len(at)
+    edges = [i for i in range(count) if i == 0 or alone or at[i] != at[i - 1]]
+    if len(edges) == 1:
+        return [view]
+    views = []
+    for a, b in zip(edges, [*edges[1:], count], strict=True):
+        (start, step), n = at[a], view.tokens.shape[1]
+        offset, seeds = start - canvas.start, canvas.seeds[a:b]
+        views.append(
+            StepView(
+                tokens=view.tokens[a:b],
+                confidence=view.confidence[a:b],
+                logits=view.logits[a:b],
+                candidates=view.candidates[a:b],
+                canvas=view.canvas[a:b],
+                start=start,
+                step=step,
+                uniform=partial(_uniform, seeds, offset, n, step),
+                gumbel=partial(_gumbel, seeds, offset, n, step, view.logits.shape[-1]) if temperature > 0 else None,
+                reference=None if canvas.reference is None else _reference(canvas.reference[a:b], offset, n),
+            )
+        )
+    return views
 
-    A row with candidates of which none was chosen commits its most confident one. Remasking
-    reaches open rows' committed positions only. Raises PluginError for a decision of the
-    wrong kind.
-    """
+
+def checked(strategy: Strategy, view: StepView, decision: object) -> Decision:
+    """The decision on a view, its masks of the right kind; PluginError otherwise (metadata only)."""
     if not isinstance(decision, Decision):
         raise PluginError(f"strategy '{strategy.name}': select must return a Decision, got {type(decision).__name__}")
-    block_ids = canvas.ids[:, view.start : view.start + view.tokens.shape[1]]
-    width = block_ids.shape[1]
+    dtypes = {"commit": torch.bool, "tokens": torch.int64, "remask": torch.bool, "accepted": torch.bool}
+    for name, dtype in dtypes.items():
+        got = getattr(decision, name)
+        if got is None and name != "commit":
+            continue
+        if not isinstance(got, Tensor) or got.dtype != dtype or got.shape != view.tokens.shape:
+            found = f"{got.dtype} {tuple(got.shape)}" if isinstance(got, Tensor) else type(got).__name__
+            raise PluginError(
+                f"strategy '{strategy.name}': {name} must be {dtype} of shape {tuple(view.tokens.shape)}, got {found}"
+            )
+    return decision
+
+
+def join(views: Sequence[StepView], decisions: Sequence[Decision]) -> Decision:
+    """The decisions on all rows, in their order."""
+    if len(decisions) == 1:
+        return decisions[0]
+    pairs = list(zip(views, decisions, strict=True))
+    tokens = remask = accepted = None
+    if any(d.tokens is not None for d in decisions):
+        tokens = torch.cat([v.tokens if d.tokens is None else d.tokens for v, d in pairs])
+    if any(d.remask is not None for d in decisions):
+        remask = torch.cat([torch.zeros_like(d.commit) if d.remask is None else d.remask for d in decisions])
+    if any(d.accepted is not None for d in decisions):
+        accepted = torch.cat([d.commit if d.accepted is None else d.accepted for d in decisions])
+    return Decision(torch.cat([d.commit for d in decisions]), tokens, remask, accepted)
+
+
+def commit(view: StepView, decision: Decision, block_ids: Tensor, host: Host) -> Applied:
+    """What the blocks (B, N) become: a decision clipped to candidates, and never without progress.
+
+    A row with candidates of which none was chosen commits its most confident one. Remasking
+    reaches open rows' committed positions only.
+    """
     candidates = block_ids == host.mask_id  # anew: a rule may have worked in place on those it was shown
-    like = view.tokens
-    _check(strategy, "commit", decision.commit, torch.bool, like)
-    chosen = decision.commit[:, :width] & candidates
+    chosen = decision.commit & candidates
     is_open = candidates.any(-1, keepdim=True)
     stuck = is_open & ~chosen.any(-1, keepdim=True)  # (B, 1)
-    accepted = chosen
-    if decision.accepted is not None:
-        _check(strategy, "accepted", decision.accepted, torch.bool, like)
-        accepted = chosen & decision.accepted[:, :width]
-    first = view.confidence[:, :width].masked_fill(~candidates, -1.0).argmax(-1, keepdim=True)
+    accepted = chosen if decision.accepted is None else chosen & decision.accepted
+    first = view.confidence.masked_fill(~candidates, -1.0).argmax(-1, keepdim=True)
     filled_now = chosen.scatter(1, first, chosen.gather(1, first) | stuck)
-    tokens = view.tokens[:, :width]
+    tokens = view.tokens
     overridden = torch.zeros_like(stuck)
     if decision.tokens is not None:
-        _check(strategy, "tokens", decision.tokens, torch.int64, like)
-        given = torch.where(stuck, tokens, decision.tokens[:, :width])
+        given = torch.where(stuck, tokens, decision.tokens)
         overridden = (filled_now & (given != tokens)).any(-1, keepdim=True)
         tokens = given
     filled = torch.where(filled_now, tokens, block_ids)
     if decision.remask is not None:
-        _check(strategy, "remask", decision.remask, torch.bool, like)
         is_committed = block_ids != PAD
-        filled.masked_fill_(decision.remask[:, :width] & is_committed & ~filled_now & is_open, host.mask_id)
-    block_ids.copy_(filled)
-    return Applied(is_open, stuck, overridden, accepted)
+        filled.masked_fill_(decision.remask & is_committed & ~filled_now & is_open, host.mask_id)
+    broken = (view.confidence.isnan() & candidates).any(-1, keepdim=True)
+    return Applied(filled, is_open, stuck, overridden, broken, accepted)
 
 
-def cut(host: Host, canvas: Canvas, seen: Prediction, applied: Applied, start: int) -> None:
+def cut(host: Host, canvas: Canvas, seen: Prediction, applied: Applied, starts: Sequence[int]) -> None:
     """EoT prediction (Learn2PD, arXiv 2509.25188): end open rows behind an EoT that is predicted.
 
     Rule 1: behind the first EoT that was accepted now. Rule 2, where there is none: behind
     the most confident position (the first among equals) that is still masked and predicted
     to be EoT, among all columns this forward has predicted. What is cut off never returns.
     """
-    columns = torch.arange(start, start + seen.tokens.shape[1], device=seen.tokens.device)
-    ids = canvas.ids[:, start : start + len(columns)]
-    nowhere = canvas.length
-    width = applied.accepted.shape[1]
-    is_end = applied.accepted & (ids[:, :width] == host.eot_id)
-    first = torch.where(is_end, columns[:width], nowhere).amin(-1)
-    is_hint = (ids == host.mask_id) & (seen.tokens == host.eot_id)
+    first = torch.tensor(list(starts), device=seen.tokens.device)[:, None]  # (B, 1)
+    offsets = torch.arange(max(seen.tokens.shape[1], applied.ids.shape[1]), device=seen.tokens.device)
+    nowhere, (_, n), ahead = canvas.length, applied.ids.shape, seen.tokens.shape[1]
+    is_end = applied.accepted & (applied.ids == host.eot_id)
+    accepted = torch.where(is_end, first + offsets[:n], nowhere).amin(-1)
+    columns = (first + offsets[:ahead]).clamp(max=nowhere - 1)  # a row may have fewer columns than were predicted
+    within = first + offsets[:ahead] < nowhere
+    is_hint = within & (canvas.ids.gather(1, columns) == host.mask_id) & (seen.tokens == host.eot_id)
     hint, place = seen.confidence.masked_fill(~is_hint, -1.0).max(-1)
-    second = torch.where(hint >= 0, columns[place], nowhere)
-    end = torch.where(first < nowhere, first, second) + 1
+    hinted = torch.where(hint >= 0, first[:, 0] + place, nowhere)
+    end = torch.where(accepted < nowhere, accepted, hinted) + 1
     canvas.cut(torch.where(applied.is_open[:, 0], end, nowhere))
 
 
-def read(canvas: Canvas, block: slice, applied: Applied) -> list[RowRead]:
+def read(canvas: Canvas, starts: Sequence[int], applied: Applied) -> list[RowRead]:
     """The only read of tensors on the host in a step."""
-    told = torch.cat([canvas.ids[:, block], canvas.ends[:, None], applied.forced, applied.overridden], 1)
-    return [RowRead(ids, end, bool(forced), bool(over)) for *ids, end, forced, over in told.tolist()]
+    block_ids = canvas.columns(starts, applied.ids.shape[1])
+    told = torch.cat([block_ids, canvas.ends[:, None], applied.forced, applied.overridden, applied.broken], 1)
+    return [RowRead(row[:-4], row[-4], bool(row[-3]), bool(row[-2]), bool(row[-1])) for row in told.tolist()]
+
+
+def _reference(reference: Tensor, offset: int, n: int) -> Tensor:
+    part = reference[:, offset : offset + n]
+    return F.pad(part, (0, n - part.shape[1]), value=PAD)
 
 
 def _uniform(seeds: Tensor, offset: int, n: int, step: int) -> Tensor:
@@ -186,11 +247,3 @@ def _gumbel(seeds: Tensor, offset: int, n: int, step: int, vocab_size: int) -> T
 
 def _offsets(seeds: Tensor, offset: int, n: int) -> Tensor:
     return torch.arange(offset, offset + n, device=seeds.device)
-
-
-def _check(strategy: Strategy, field: str, got: object, dtype: torch.dtype, like: Tensor) -> None:
-    """Raise PluginError unless `got` is a tensor of `dtype`, shaped like `like` (metadata only)."""
-    if isinstance(got, Tensor) and got.dtype == dtype and got.shape == like.shape:
-        return
-    found = f"{got.dtype} {tuple(got.shape)}" if isinstance(got, Tensor) else type(got).__name__
-    raise PluginError(f"strategy '{strategy.name}': {field} must be {dtype} of shape {tuple(like.shape)}, got {found}")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class StepView:
-    """One forward as a strategy sees it: B rows by the N positions of the active block.
+    """One forward as a strategy sees it: B samples by the N positions of the active block.
 
     Committed positions are included: `tokens` and `confidence` there are what the model
     predicts now, not what stands in the canvas. Positions that EoT prediction has cut off
@@ -31,7 +31,6 @@ class StepView:
     canvas: Tensor  # (B, L) int64: -1 for padding, prompt, committed tokens, masks; read only
     start: int  # column of the canvas at which the block begins
     step: int  # forwards already spent on this block
-    rows: tuple[int, ...]  # which rows of the batch as it began these are: rows that ended are dropped
     uniform: Callable[[], Tensor]  # -> (B, N) float32 in [0, 1): seeded per sample, step and column
     gumbel: Callable[[], Tensor] | None = None  # -> (B, N, V) float32: the noise that drew `tokens`, if any did
     reference: Tensor | None = None  # (B, N) int64: the reference decode, for a rule with `uses_reference` only
@@ -50,7 +49,7 @@ Select = Callable[[StepView], Decision]
 
 
 class Scorer(Protocol):
-    """An autoregressive model with the host's tokenizer, opened on the batch; it keeps its own keys and values."""
+    """An autoregressive model with the host's tokenizer, opened on a sample; it keeps its own keys and values."""
 
     def score(self, view: StepView, tokens: Tensor) -> Tensor:
         """Logits (B, N, V) float32 of every position of the block given all that stands left of it, MASK at -inf.
@@ -107,11 +106,12 @@ class Knob(NamedTuple):
 class Strategy(Protocol):
     """A frozen dataclass of hyper-parameters and the rule that uses them.
 
-    A stateless rule defines `select`. One with memory overrides `begin` and returns a
-    closure, which lives for one batch; rows may be dropped between blocks, so what it
-    remembers per row is rebuilt at `view.step == 0`, or looked up by `view.rows`. No rule
-    may read a tensor on the host (`.item()`, `if tensor`, boolean indexing): return masks,
-    never indices; `rules.py` has the idioms. Validate hyper-parameters in `__post_init__` by raising `ValueError`.
+    A rule without memory defines `select`, and may be asked of several samples at once, which
+    are at the same step of the same block. One with memory overrides `begin` and returns a
+    closure, which is asked of one sample only, from its first step to its last. No rule may
+    read a tensor on the host (`.item()`, `if tensor`, boolean indexing): return masks, never
+    indices; `rules.py` has the idioms. Validate hyper-parameters in `__post_init__` by
+    raising `ValueError`.
     """
 
     name: ClassVar[str]
@@ -126,8 +126,13 @@ class Strategy(Protocol):
         """A hash of the files that decide what it does, besides its own source; empty if there are none."""
         return ""
 
+    @property
+    def has_memory(self) -> bool:
+        """Whether its rule is one sample's own, as `begin` is its own."""
+        return type(self).begin is not Strategy.begin
+
     def begin(self, context: Context) -> Select:
-        """Called once per batch; returns the rule to call after every forward."""
+        """Called once per sample; returns the rule to call after every forward of it."""
         return self.select
 
     def select(self, view: StepView) -> Decision:

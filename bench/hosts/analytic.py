@@ -58,36 +58,47 @@ def conditionals(kind: str, letters: list[int], committed: list[int | None]) -> 
 class AnalyticSession:
     """Keeps what stood in every column when it was last fed, as a KV cache does; `rule` makes the probabilities."""
 
-    def __init__(self, padding: Sequence[int], length: int, rule: Rule = marginals) -> None:
+    def __init__(self, padding: Sequence[int], length: int, slots: int, rule: Rule = marginals) -> None:
         self.rule = rule
         self.padding = list(padding)
-        self.ids = torch.zeros(len(self.padding), length, dtype=torch.int64)
-        self.lengths = [length] * len(self.padding)
+        self.length = length
+        self.kept = torch.zeros(slots, length, dtype=torch.int64)
 
-    def forward(self, ids: Tensor, start: int, block: slice) -> Tensor:
+    def forward(
+        self,
+        ids: Tensor,
+        start: int | Sequence[int],
+        block: slice | Sequence[slice],
+        *,
+        rows: Sequence[int] | None = None,
+        lengths: Sequence[int] | None = None,
+        slot: int = 0,
+    ) -> Tensor:
         """See `Session.forward`; float32 log-probabilities."""
-        self.ids[:, start : start + ids.shape[1]] = ids
-        logits = torch.full((len(self.ids), block.stop - block.start, len(VOCABULARY)), _NEVER)
-        for i, row in enumerate(self.ids.tolist()):
-            prompt_end = row.index(ANSWER_ID, self.padding[i])
-            kind, letters = VOCABULARY[row[self.padding[i]]], row[self.padding[i] + 1 : prompt_end]
-            region = [None if token == MASK_ID else token for token in row[prompt_end + 1 : self.lengths[i]]]
+        padding = self.padding if rows is None else [self.padding[i] for i in rows]
+        starts = [start] * len(padding) if isinstance(start, int) else start
+        blocks = [block] * len(padding) if isinstance(block, slice) else block
+        size = blocks[0].stop - blocks[0].start
+        logits = torch.full((len(padding), size, len(VOCABULARY)), _NEVER)
+        for i, pad in enumerate(padding):
+            end = self.length if lengths is None else lengths[i]
+            fed = ids[i, : end - starts[i]]
+            self.kept[slot + i, starts[i] : starts[i] + len(fed)] = fed
+            row = self.kept[slot + i].tolist()
+            prompt_end = row.index(ANSWER_ID, pad)
+            kind, letters = VOCABULARY[row[pad]], row[pad + 1 : prompt_end]
+            region = [None if token == MASK_ID else token for token in row[prompt_end + 1 : end]]
             exact = self.rule(kind, letters, region)
-            for column in range(block.start, block.stop):
+            for place, column in enumerate(range(blocks[i].start, blocks[i].stop)):
                 offset = column - prompt_end - 1
                 for token, p in (exact[offset] if offset < len(exact) else {EOT_ID: 1.0}).items():
                     if p > 0:
-                        logits[i, column - block.start, token] = torch.tensor(p, dtype=torch.float64).log()
+                        logits[i, place, token] = torch.tensor(p, dtype=torch.float64).log()
         return logits
 
-    def keep(self, rows: Tensor) -> None:
-        """See `Session.keep`."""
-        self.ids = self.ids[rows]
-        self.padding, self.lengths = ([x[i] for i in rows.tolist()] for x in (self.padding, self.lengths))
-
-    def resize(self, lengths: Sequence[int]) -> None:
-        """See `Session.resize`."""
-        self.lengths = list(lengths)
+    def move(self, source: int, target: int) -> None:
+        """See `Session.move`."""
+        self.kept[target] = self.kept[source]
 
 
 class AnalyticHost:
@@ -122,9 +133,9 @@ class AnalyticHost:
         """Letters, separated by spaces."""
         return " ".join(VOCABULARY[i] for i in ids if i > EOT_ID)
 
-    def open(self, padding: Sequence[int], length: int, *, cached: bool) -> Session:
-        """Begin a batch."""
-        return AnalyticSession(padding, length)
+    def open(self, padding: Sequence[int], length: int, *, cached: bool, slots: int | None = None) -> Session:
+        """Begin with some rows."""
+        return AnalyticSession(padding, length, slots or len(padding))
 
     def flops(self, queries: int, keys: int, logits: int) -> int:
         """None to speak of: there is no network."""
@@ -139,14 +150,14 @@ class AnalyticHost:
         return CausalModel(
             f"{self.name}'s companion",
             self.mask_id,
-            lambda padding, length: AnalyticSession(padding, length, conditionals),
+            lambda padding, length: AnalyticSession(padding, length, len(padding), conditionals),
             lambda queries, keys, logits: 0,
         )
 
 
 def load(request: HostRequest) -> AnalyticHost:
     """The host `analytic`; it has no parameters and computes on the CPU in float32."""
-    request.refuse("revision", "attention", "weights")
+    request.refuse("revision", "attention", "weights", "fast")
     if request.params:
         raise UsageError(f"model 'analytic': got the parameter '{min(request.params)}', it has none")
     device, dtype = request.device, request.dtype

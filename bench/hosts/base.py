@@ -36,6 +36,7 @@ class HostRequest:
     dtype: str = "auto"
     attention: str | None = None
     weights: str | None = None  # "random": a shape without a checkpoint
+    fast: bool = True  # False: compute every forward the plain way (`hosts/plain.py`)
 
     def refuse(self, *names: str) -> None:
         """Raise UsageError for one of these fields that was given to a loader that knows nothing of it."""
@@ -64,33 +65,43 @@ class HostRequest:
 
 
 class Session(Protocol):
-    """The host's state for one batch of canvases (B rows, L columns)."""
+    """The host's state for some canvases (P rows, L columns), of which some are at work at a time.
 
-    def forward(self, ids: Tensor, start: int, block: slice) -> Tensor:
-        """Feed columns [start, start + N) and return the logits that predict `block`.
+    A session that was opened `cached` has places for the keys and values of rows, its slots.
+    """
 
-        `ids`: (B, N) int64, the canvas there (-1 where a row has no column). Returns (B, block length, V) in the
-        host's dtype. Keys and values of the fed columns replace those kept for them, and every
-        column of the row that is kept or fed is attended to. The first forward of a session,
-        and the first after `keep`, feeds all columns.
-        `block` lies inside the fed columns. The logits are the caller's to change.
+    def forward(
+        self,
+        ids: Tensor,
+        start: int | Sequence[int],
+        block: slice | Sequence[slice],
+        *,
+        rows: Sequence[int] | None = None,
+        lengths: Sequence[int] | None = None,
+        slot: int = 0,
+    ) -> Tensor:
+        """Feed columns [start, start + N) of some rows and return the logits that predict `block`.
+
+        `ids`: (B, N) int64, the canvas there (-1 where a row has no column). `rows`: which of
+        the P they are, None for all. `start` and `block` are all rows' or each row's own, the
+        blocks of one size C; `lengths`: row i has the columns before `lengths[i]` only, the
+        others are not attended to (None: it has all). Returns (B, C, V) in the host's dtype;
+        what is predicted for a column that a row does not have means nothing. The logits are
+        the caller's to change.
+
+        Of a cached session the rows are at the slots from `slot` on: keys and values of the
+        fed columns replace those kept there, and every column of the row that is kept or fed
+        is attended to. A row's first forward in a slot feeds all its columns.
         """
         ...
 
-    def resize(self, lengths: Sequence[int]) -> None:
-        """From now on row i has the columns before `lengths[i]` only: the others are neither fed nor attended to.
-
-        Lengths may grow again, up to that of the session; new columns are fed at once.
-        """
-        ...
-
-    def keep(self, rows: Tensor) -> None:
-        """Drop all rows but `rows` (int64 indices), before a forward that feeds all columns."""
+    def move(self, source: int, target: int) -> None:
+        """Put what is kept in slot `source` into slot `target`."""
         ...
 
 
 class CausalSession(Protocol):
-    """An autoregressive model's state for one batch of canvases; padding is on the left, as for a host."""
+    """An autoregressive model's state for some canvases; padding is on the left, as for a host."""
 
     def forward(self, ids: Tensor, start: int, columns: slice) -> Tensor:
         """Feed columns [start, columns.stop - 1) and return the logits that predict `columns`, each from its left.
@@ -100,10 +111,6 @@ class CausalSession(Protocol):
         and columns before it were fed earlier: their keys and values are used again, whatever
         was fed right of them.
         """
-        ...
-
-    def keep(self, rows: Tensor) -> None:
-        """Drop all rows but `rows` (int64 indices); keys and values of the others stay."""
         ...
 
 
@@ -166,10 +173,11 @@ class Host(Protocol):
         """Ids -> text, special tokens dropped."""
         ...
 
-    def open(self, padding: Sequence[int], length: int, *, cached: bool) -> Session:
-        """Begin a batch: row i has `padding[i]` unused columns on the left, of `length` columns in all.
+    def open(self, padding: Sequence[int], length: int, *, cached: bool, slots: int | None = None) -> Session:
+        """Begin with some rows: row i has `padding[i]` unused columns on the left, of `length` columns in all.
 
-        `cached` says whether forwards that feed only part of the columns will follow.
+        `cached` says whether forwards that feed only part of the columns will follow, `slots`
+        of how many rows keys and values must be kept at a time (None: of all).
         """
         ...
 

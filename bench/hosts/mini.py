@@ -17,6 +17,8 @@ from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
 from l2pd_bench.errors import UsageError, unknown
+from l2pd_bench.hosts import plain
+from l2pd_bench.hosts.attention import SDPA
 from l2pd_bench.hosts.base import CausalModel, HostRequest, Session
 from l2pd_bench.hosts.session import CausalTransformerSession, TransformerSession
 from l2pd_bench.hosts.transformer import Transformer, TransformerConfig
@@ -60,11 +62,13 @@ class MiniHost:
     """A `Transformer` with the embedded tokenizer, as a host."""
 
     revision = "1"
-    attention = "sdpa"
     is_chat = is_trained = True
     trained_tasks: frozenset[str] | None = frozenset({"mini-math", "mini-code", "mini-list", "mini-line-random"})
 
-    def __init__(self, name: str, model: Transformer, tokenizer: MiniTokenizer, weights_hash: str) -> None:
+    def __init__(
+        self, name: str, model: Transformer, tokenizer: MiniTokenizer, weights_hash: str, *, fast: bool = True
+    ) -> None:
+        self.attention, self._fast = SDPA.name if fast else plain.NAME, fast
         self.name, self.model, self.tokenizer, self.weights_hash = name, model.eval(), tokenizer, weights_hash
         self.tokenizer_id = tokenizer.id
         self.vocab_size, self.mask_id, self.eot_id = tokenizer.vocab_size, tokenizer.mask, tokenizer.eot
@@ -99,9 +103,11 @@ class MiniHost:
         """Text of ids, special tokens dropped."""
         return self.tokenizer.decode(ids)
 
-    def open(self, padding: Sequence[int], length: int, *, cached: bool) -> Session:
-        """Begin a batch."""
-        return TransformerSession(self.model, padding, length, cached=cached)
+    def open(self, padding: Sequence[int], length: int, *, cached: bool, slots: int | None = None) -> Session:
+        """Begin with some rows."""
+        if not self._fast:
+            return plain.PlainSession(self.model, padding, length, cached=cached)
+        return TransformerSession(self.model, padding, length, cached=cached, slots=slots)
 
     def flops(self, queries: int, keys: int, logits: int) -> int:
         """Floating-point operations of one forward."""
@@ -159,4 +165,4 @@ def load(request: HostRequest) -> MiniHost:
             f"weights: got '{path}' (causal: {model.config.causal}, {model.config.vocab_size} tokens), "
             f"expected a diffusion model with {tokenizer.vocab_size} tokens"
         )
-    return MiniHost("mini", model, tokenizer, weights_hash)
+    return MiniHost("mini", model, tokenizer, weights_hash, fast=request.fast)

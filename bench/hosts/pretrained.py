@@ -13,10 +13,11 @@ import torch
 
 from l2pd_bench import specs
 from l2pd_bench.errors import UsageError, unknown
+from l2pd_bench.hosts import plain
 from l2pd_bench.hosts.attention import Attention, find_attention
 from l2pd_bench.hosts.base import CausalModel, HostRequest, Session
 from l2pd_bench.hosts.checkpoint import LOCAL, Fields
-from l2pd_bench.hosts.session import TransformerSession
+from l2pd_bench.hosts.session import ShiftedSession, TransformerSession
 from l2pd_bench.hosts.tokens import ByteTokens, FileTokens, Tokens
 from l2pd_bench.hosts.transformer import Transformer, TransformerConfig
 from l2pd_bench.hosts.weights import SEED, random_model, read_model
@@ -53,7 +54,7 @@ class PretrainedHost:
         tokens: Tokens,
         special: tuple[int, int],
         *,
-        attention: Attention,
+        attention: Attention | None,  # None: the plain way
         revision: str,
         weights_hash: str,
         is_chat: bool,
@@ -61,7 +62,7 @@ class PretrainedHost:
     ) -> None:
         self.name, self.family, self.model, self.tokens = name, family, model, tokens
         self.revision, self.weights_hash, self.tokenizer_id = revision, weights_hash, tokens.id
-        self.attention, self._attention = attention.name, attention
+        self.attention, self._attention = attention.name if attention else plain.NAME, attention
         self.vocab_size = model.config.vocab_size
         self.mask_id, self.eot_id = special
         self.is_chat, self.is_trained = is_chat, is_trained
@@ -109,9 +110,12 @@ class PretrainedHost:
         """Text of ids, special tokens dropped."""
         return self.tokens.decode(ids)
 
-    def open(self, padding: Sequence[int], length: int, *, cached: bool) -> Session:
-        """Begin a batch."""
-        return self.family.session(self.model, padding, length, cached=cached, attention=self._attention)
+    def open(self, padding: Sequence[int], length: int, *, cached: bool, slots: int | None = None) -> Session:
+        """Begin with some rows."""
+        if self._attention is None:
+            shifted = issubclass(self.family.session, ShiftedSession)
+            return plain.PlainSession(self.model, padding, length, cached=cached, shifted=shifted)
+        return self.family.session(self.model, padding, length, cached=cached, slots=slots, attention=self._attention)
 
     def flops(self, queries: int, keys: int, logits: int) -> int:
         """Floating-point operations of one forward."""
@@ -173,7 +177,13 @@ def _load(request: HostRequest, family: Family, fields: Fields, tokens: Tokens) 
         raise UsageError(f"chat: got true for model '{name}', whose tokenizer has no chat template; leave it out")
     device = request.torch_device()
     dtype = request.torch_dtype(torch.float32 if device.type == "cpu" else torch.bfloat16)
-    attention = find_attention(request.attention, config.head_dim, device=device, dtype=dtype)
+    attention = None
+    if request.fast:
+        attention = find_attention(request.attention, config.head_dim, device=device, dtype=dtype)
+    elif request.attention is not None:
+        raise UsageError(
+            f"attn: got '{request.attention}' with --no-fast, which has attention of its own; leave one out"
+        )
     if is_random:
         model, weights_hash = random_model(config, device=device, dtype=dtype), f"random, seed {SEED}"
     else:

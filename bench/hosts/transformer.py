@@ -99,15 +99,22 @@ class Layer(nn.Module):
         self.down = nn.Linear(f, d, bias=False)
 
     def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, attend: Tensor | None, store: Tensor | None, start: int
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        attend: Tensor | None,
+        store: Tensor | None,
+        at: int | Tensor,
+        keys: int | None,
     ) -> Tensor:
-        """Rows `x` (B, N, d) standing in columns [start, start + N).
+        """Rows `x` (B, N, d) standing in the columns from `at` on, or in the columns `at` (B, N) int64.
 
         `cos`, `sin`: (B or 1, N, 1, head_dim). `attend`: bool, broadcast to (B, H, N, columns) and, but
         for a causal network, the same for every row; or None for all (of a causal network: all
         up to the row's own, which needs rows from column 0).
         `store`: this layer's keys and values (2, B, columns, K, head_dim); the rows' own are
-        written into it (keys after rotation) and all its columns are attended to. Without
+        written into it (keys after rotation) and its first `keys` columns are attended to. Without
         a store, the rows attend to themselves only. H heads, K of keys and values.
         """
         batch, rows, _ = x.shape
@@ -118,9 +125,12 @@ class Layer(nn.Module):
         qk = torch.addcmul(qk * cos, swapped, sin).to(x.dtype)  # (B, N, H + K, head_dim)
         q, k, v = qk[:, :, :heads], qk[:, :, heads:], qkv[:, :, heads + shared :]
         if store is not None:
-            store[0, :, start : start + rows] = k
-            store[1, :, start : start + rows] = v
-            k, v = store[0], store[1]
+            if isinstance(at, int):
+                store[0, :, at : at + rows], store[1, :, at : at + rows] = k, v
+            else:
+                row = torch.arange(batch, device=x.device)[:, None]
+                store[0, row, at], store[1, row, at] = k, v
+            k, v = store[0, :, :keys], store[1, :, :keys]
         is_causal = self.config.causal and attend is None
         # Heads that share keys become rows of one head, as every row sees the same columns: no kernel copies keys.
         q = q.transpose(1, 2) if shared == heads else q.unflatten(2, (shared, -1)).transpose(1, 2).flatten(2, 3)
@@ -156,22 +166,28 @@ class Transformer(nn.Module):
         sin: Tensor,
         attend: Tensor | None = None,
         store: Tensor | None = None,
-        start: int = 0,
+        at: int | Tensor = 0,
+        keys: int | None = None,
     ) -> Tensor:
         """Hidden rows (B, N, d) of `ids` (B, N), before the final norm; arguments as in `Layer.forward`.
 
-        `store`, if given, is (n_layers, 2, B, columns, K, head_dim).
+        `store`, if given, is (n_layers, 2, B, columns, K, head_dim); `cos` and `sin` are in `rope_dtype`.
         """
         x: Tensor = self.embed(ids)
-        precision = torch.promote_types(x.dtype, torch.float32) if self.config.rope_full_precision else x.dtype
-        cos, sin = cos.to(precision), sin.to(precision)
         for i, layer in enumerate(self.layers):
-            x = layer(x, cos, sin, attend, None if store is None else store[i], start)
+            x = layer(x, cos, sin, attend, None if store is None else store[i], at, keys)
         return x
+
+    @property
+    def rope_dtype(self) -> torch.dtype:
+        """What to rotate in: see `TransformerConfig.rope_full_precision`."""
+        dtype = self.embed.weight.dtype
+        return torch.promote_types(dtype, torch.float32) if self.config.rope_full_precision else dtype
 
     def forward(self, ids: Tensor) -> Tensor:
         """Logits (B, T, V) of whole sequences `ids` (B, T): no padding, no cache. Used by training."""
         positions = torch.arange(ids.shape[1], device=ids.device)
-        cos, sin = rotary_table(positions, self.config.head_dim, self.config.rope_theta)
+        table = rotary_table(positions, self.config.head_dim, self.config.rope_theta)
+        cos, sin = (part.to(self.rope_dtype) for part in table)
         logits: Tensor = self.head(self.norm(self.hidden(ids, cos[None, :, None], sin[None, :, None])))
         return logits
