@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from pathlib import Path
 
 import pytest
+from filter_factory import random_host
 
 from l2pd_bench import check as kit
-from l2pd_bench import cli, registry
+from l2pd_bench import cli, conformance, registry
 from l2pd_bench.conformance import ORDER
 from l2pd_bench.errors import UsageError
 
@@ -212,6 +214,18 @@ BAD: dict[str, tuple[str, list[str], str, str]] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def brief(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small model of random weights in mini's place, but where a filter or a user asks for mini itself.
+
+    Nothing here asks how fast a rule is, so its time is taken once.
+    """
+    monkeypatch.setattr(conformance, "SPEED_ROUNDS", 1)
+    if request.node.name not in ("test_built_ins_pass[learn2pd]", "test_command[chooses filled positions-0]"):
+        small = {"mini": random_host(), "analytic": registry.load_host("analytic")}
+        monkeypatch.setattr(conformance, "load_host", lambda name, **_: small[name])
+
+
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to be in; returns the file that holds the strategy."""
@@ -347,6 +361,7 @@ def test_command(
 ) -> None:
     """The exit code is 1 if a check failed; the table has reason and line, and `--json` the same for programs."""
     write.write_text(HEAD + BAD[mistake][0])
+    monkeypatch.setattr(kit, "check", functools.cache(kit.check))
     shown = []
     for words in (["--json"], []):
         monkeypatch.setattr(sys, "argv", ["l2pd-bench", "check", "./bad.py:Bad", *words])

@@ -147,7 +147,9 @@ def test_no_oracle(mini: MiniHost, mini_prompts: Prompts) -> None:
 
 def test_it_is_a_setting_of_its_own(tmp_path: Any) -> None:
     """Its rows stand in a section of their own that says so, and are compared with the reference only."""
-    plan = Plan(strategy=["fixed-step", "apd:schedule=native"], task=["mini-code"], limit=2, output=tmp_path)
+    plan = Plan(
+        strategy=["fixed-step", "apd:schedule=native"], task=["mini-code"], gen_length=[32], limit=2, output=tmp_path
+    )
     assert execute(plan, command="test").exit_code == 0
     blocks, native = make_board(load_runs(tmp_path)).sections
 
