@@ -25,6 +25,7 @@ from l2pd_bench.specs import slug
 MANIFEST = "run.json"
 SAMPLES = "samples.jsonl"
 
+_BUFFER = 1 << 20  # bytes; lines have about 2,000
 _UNSHOWN = ((b'"output_ids": [', b"]"), (b'"full_text": "', b'", "text": "'))  # where a report's unread values stand
 _SET_ASIDE = re.compile(r"\.old-\d{8}T\d+Z$")
 
@@ -164,7 +165,7 @@ def _opened(path: Path) -> Iterator[BinaryIO | None]:
     if not path.exists():
         yield None
         return
-    with path.open("rb") as file:
+    with path.open("rb", buffering=_BUFFER) as file:
         yield file
 
 

@@ -133,9 +133,17 @@ class Entry(NamedTuple):
     doc_id: str
     status: str
     segment: int
-    counts: Counts
+    correct: bool
+    net_tokens: int
+    nfe: int
+    decode_s: float
     begin: int
     end: int
+
+    @property
+    def counts(self) -> Counts:
+        """What it adds to the totals."""
+        return Counts(self.correct, self.net_tokens, self.nfe, self.decode_s)
 
 
 @dataclass(frozen=True, kw_only=True)

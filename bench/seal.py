@@ -43,9 +43,8 @@ def seal_sample(sample: Sample, before: str) -> tuple[bytes, str]:
 
 def seal_of(line: bytes, before: str) -> str | None:
     """The seal of a line (with its end), if the line is as it was written behind the seal `before`; else None."""
-    body = line[: -len(_KEY) - SEAL_END]
-    seal = _digest(before.encode() + body)
-    return seal if line == body + _KEY + seal.encode() + b'"}\n' else None
+    seal = _digest(before.encode() + line[: -len(_KEY) - SEAL_END])
+    return seal if line.endswith(_KEY + seal.encode() + b'"}\n') else None
 
 
 def seal_in(line: bytes) -> str:

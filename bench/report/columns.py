@@ -57,7 +57,7 @@ def best(section: Section, column: Column) -> set[int]:
         return set()
     most = max(len(row.run.samples) for row in section.rows)
     rows = {i: row for i, row in enumerate(section.rows) if row.ranked and len(row.run.samples) == most}
-    if len({frozenset(row.run.by_id) for row in rows.values()}) > 1:
+    if len({row.run.doc_ids for row in rows.values()}) > 1:
         return set()  # as many, but other items
     values = {i: v for i, row in rows.items() if (v := column.value(row)) is not None}
     texts = {i: column.text(section.rows[i]) for i in values}
