@@ -20,7 +20,7 @@ from l2pd_bench.hosts.attention import KERNELS, SDPA
 from l2pd_bench.hosts.pretrained import RANDOM
 from l2pd_bench.job import Job, prepare_job, wanted_of
 from l2pd_bench.plan import Plan
-from l2pd_bench.protocol import protocol_of
+from l2pd_bench.protocol import facts_of, protocol_of
 from l2pd_bench.records import Run, load_runs, read_run, run_folder
 from l2pd_bench.registry import load_strategy
 from l2pd_bench.runner import Outcome, run_job
@@ -182,7 +182,7 @@ def prepare_same(plan: Plan, runs: Sequence[Run]) -> Job:
     job = prepare_job(plan)
     for strategy, spec, settings, size in wanted_of(plan, job.tasks[0], job.strategies):
         here = protocol_of(
-            job.host, job.tasks[0], settings, frontier=strategy.frontier(), seed=plan.seed, batch_size=size
+            facts_of(job.host), job.tasks[0], settings, frontier=strategy.frontier(), seed=plan.seed, batch_size=size
         )
         if spec.spec in known:
             faults += _differing(known[spec.spec].manifest.protocol, asdict(here))

@@ -65,6 +65,9 @@ def run(
     timeout: float | None = None,
     trace: bool | None = None,
     watch: bool | None = None,
+    executor: str | None = None,
+    address: str | None = None,
+    workers: int | None = None,
     restart: bool = False,
 ) -> pd.DataFrame:
     """Decode tasks with strategies as `l2pd-bench run` does; the rows of its board.

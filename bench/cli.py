@@ -99,6 +99,9 @@ def run(
     timeout: opt.Timeout = None,
     trace: opt.Traces = False,
     watch: opt.Watching = False,
+    executor: opt.Executor = None,
+    address: opt.Address = None,
+    workers: opt.Workers = None,
     restart: opt.Restart = False,
     margin: opt.Margin = None,
     from_: opt.From = None,
@@ -137,6 +140,9 @@ def run(
         "timeout": timeout,
         "trace": trace or None,
         "watch": watch or None,
+        "executor": executor,
+        "address": address,
+        "workers": workers,
     }
     opt.checked_margin(margin)
     given = {name: value for name, value in options.items() if value is not None}
@@ -159,6 +165,8 @@ def _self_test(suite: str | None, given: dict[str, Any], *, restart: bool) -> No
     recording = [name for name in ("output", "trace", "watch") if name in given] + ["restart"] * restart
     if recording:
         raise UsageError(f"aa: got --{recording[0]}, expected none, as a self-test records and shows nothing")
+    if given.get("executor", "local") != "local":
+        raise UsageError("aa: got --executor, expected none: a self-test is of this machine and this process")
     found = self_test(make_plan(suite, given))
     print(found.message)
     raise typer.Exit(0 if found.ok else 1)

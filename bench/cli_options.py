@@ -68,6 +68,11 @@ Watching = Annotated[
     bool,
     typer.Option("--watch", help="Show the canvas being filled, in a second decode of each batch: seconds stay true."),
 ]
+Executor = Annotated[
+    str | None, typer.Option(help="local, or ray: a worker on each device, here or in a cluster. [default: local]")
+]
+Address = Annotated[str | None, typer.Option(help="Of ray's cluster, HOST:PORT. [default: this machine alone]")]
+Workers = Annotated[int | None, typer.Option(help="Ray's, at most so many. [default: one for each GPU]")]
 Restart = Annotated[bool, typer.Option("--restart", help="Set existing records of this run aside.")]
 SelfTest = Annotated[
     bool, typer.Option("--aa", help="Only run the one strategy against itself: is its speedup 1? Records nothing.")

@@ -41,6 +41,9 @@ def sweep(
     sandbox: opt.Sandbox = None,
     unsafe_code: opt.UnsafeCode = False,
     output: opt.Output = None,
+    executor: opt.Executor = None,
+    address: opt.Address = None,
+    workers: opt.Workers = None,
     restart: opt.Restart = False,
     margin: opt.Margin = None,
     plot: opt.Plot = None,
@@ -84,6 +87,9 @@ def sweep(
         "sandbox": sandbox,
         "unsafe_code": unsafe_code or None,
         "output": output,
+        "executor": executor,
+        "address": address,
+        "workers": workers,
     }
     plan = make_plan(None, {name: value for name, value in options.items() if value is not None})
     for note in swept.notes:

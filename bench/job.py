@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from l2pd_bench.engine import DecodeSettings, check_frontier, prepare
 from l2pd_bench.errors import BenchError, UsageError
 from l2pd_bench.grading import Grader
 from l2pd_bench.hosts.base import Host
 from l2pd_bench.items import choose_items
+from l2pd_bench.measure import environment
 from l2pd_bench.plan import Plan
+from l2pd_bench.protocol import HostFacts, facts_of
 from l2pd_bench.registry import StrategySpec, load_host, load_strategy, load_task
 from l2pd_bench.schema import StrategyRecord
 from l2pd_bench.strategies.base import Strategy
@@ -22,6 +24,17 @@ from l2pd_bench.tasks.base import Item, Task
 from l2pd_bench.watch import require_terminal
 
 Prompts = dict[tuple[str, str], list[int]]  # by task and doc_id, as ids are a task's own
+
+
+@dataclass(frozen=True)
+class Agenda:
+    """What a run is to record, told without its model; `items` are of the tasks by name."""
+
+    facts: HostFacts
+    machine: dict[str, Any]  # the environment that the records name
+    strategies: list[tuple[Strategy, StrategySpec]]
+    tasks: list[Task]
+    items: dict[str, list[Item]]
 
 
 @dataclass(frozen=True)
@@ -34,6 +47,13 @@ class Job:
     items: dict[str, list[Item]]
     prompts: Prompts
     grader: Grader | None
+
+    def agenda(self) -> Agenda:
+        """What is to be recorded of it, on this machine."""
+        machine = environment()
+        if self.grader is not None and self.grader.sandbox is not None:
+            machine["sandbox"] = self.grader.sandbox.level
+        return Agenda(facts_of(self.host), machine, self.strategies, self.tasks, self.items)
 
 
 class Wanted(NamedTuple):
@@ -49,16 +69,11 @@ def prepare_job(plan: Plan) -> Job:
     """Load what the plan names, the model last; raises UsageError for what cannot be decoded."""
     if plan.watch:
         require_terminal()
-    strategies = [load_strategy(text) for text in plan.strategy]
-    _refuse_twice("strategy", plan.strategy, [spec.spec for _, spec in strategies])
-    tasks, items = _tasks_and_items(plan, chat=False)
+    strategies, tasks, items = load_all_but_host(plan)
     wanted = [each for task in tasks for each in wanted_of(plan, task, strategies)]
-    _refuse_blind(wanted)
-    for strategy, _, settings, batch_size in wanted:
-        check_frontier(strategy, settings, batch_size)
     host = load_host(plan.model, **plan.host_options)  # last, as it may take minutes
     if host.is_chat:
-        tasks, items = _tasks_and_items(plan, chat=True)
+        tasks, items = load_tasks(plan, chat=True)
     _prepare(host, wanted)
     grader = Grader(tasks, level=plan.sandbox, unsafe=plan.unsafe_code) if host.is_trained else None
     prompts = {
@@ -69,7 +84,27 @@ def prepare_job(plan: Plan) -> Job:
     return Job(host, strategies, tasks, items, prompts, grader)
 
 
-def _tasks_and_items(plan: Plan, *, chat: bool) -> tuple[list[Task], dict[str, list[Item]]]:
+class AllButHost(NamedTuple):
+    """What a plan names, but for its model."""
+
+    strategies: list[tuple[Strategy, StrategySpec]]
+    tasks: list[Task]
+    items: dict[str, list[Item]]
+
+
+def load_all_but_host(plan: Plan) -> AllButHost:
+    """The strategies, and the tasks as a host that does not chat is asked them; UsageError for what cannot be."""
+    strategies = [load_strategy(text) for text in plan.strategy]
+    _refuse_twice("strategy", plan.strategy, [spec.spec for _, spec in strategies])
+    tasks, items = load_tasks(plan, chat=False)
+    wanted = [each for task in tasks for each in wanted_of(plan, task, strategies)]
+    _refuse_blind(wanted)
+    for strategy, _, settings, batch_size in wanted:
+        check_frontier(strategy, settings, batch_size)
+    return AllButHost(strategies, tasks, items)
+
+
+def load_tasks(plan: Plan, *, chat: bool) -> tuple[list[Task], dict[str, list[Item]]]:
     """The tasks as a host that chats, or one that does not, is asked them; and the items to decode."""
     tasks = [load_task(text, data_dir=plan.data_dir, chat=chat) for text in plan.task]
     _refuse_twice("task", plan.task, [task.name for task in tasks])

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from l2pd_bench.errors import UsageError, unknown
 
 TIMEOUT_MOST_S = 1e6  # eleven days; timers take not much more
+EXECUTORS = ("local", "ray")
 SPANNING = ("strategy", "cache", "eot", "gen_length", "batch_size")  # what the matrices of a suite may differ in
 
 
@@ -58,6 +59,9 @@ class Plan:
     timeout: float | None = None  # seconds that one decode of a batch may take
     trace: bool = False  # write down every step, in a second decode that is not timed
     watch: bool = False  # show that decode in the terminal
+    executor: str = "local"  # who decodes: this process, or ray's workers, one on each device
+    address: str | None = None  # of a ray cluster; none: this machine alone
+    workers: int | None = None  # at most so many; none: one for each GPU
     matrices: tuple[Mapping[str, Any], ...] = ()  # each replaces some of the lists; none: one matrix, of the lists
 
     def __post_init__(self) -> None:
@@ -71,6 +75,8 @@ class Plan:
         _at_least(0, "seed", self.seed)
         if self.timeout is not None and not 0 < self.timeout < TIMEOUT_MOST_S:
             raise UsageError(f"timeout: got {self.timeout:g}, expected seconds, above 0 and below {TIMEOUT_MOST_S:g}")
+        _at_least(1, "workers", self.workers)
+        self._check_executor()
         if self.output.exists() and not self.output.is_dir():
             raise UsageError(f"output: got '{self.output}' (a file), expected a folder")
         if self.data_dir is not None and not self.data_dir.is_dir():
@@ -85,6 +91,23 @@ class Plan:
                 raise UsageError(f"{_option(name)}: got '{twice[0]}' twice, expected each value once")
         for matrix in self.matrices:
             replace(self, **matrix, matrices=())  # checks its lists
+
+    def _check_executor(self) -> None:
+        if self.executor not in EXECUTORS:
+            raise unknown("executor", self.executor, EXECUTORS)
+        if self.executor == "local":
+            if given := [name for name in ("address", "workers") if getattr(self, name) is not None]:
+                raise UsageError(f"{given[0]}: got '{getattr(self, given[0])}' without --executor ray; add that")
+            return
+        if shown := [name for name in ("trace", "watch") if getattr(self, name)]:
+            raise UsageError(
+                f"{shown[0]}: got it with --executor ray, whose workers show no steps; decode the samples in question "
+                "with --executor local and --ids"
+            )
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise UsageError(
+                f"device: got '{self.device}' with --executor ray, expected cuda, cpu or auto: a worker has one device"
+            )
 
     @property
     def host_options(self) -> dict[str, str | None]:

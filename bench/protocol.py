@@ -7,6 +7,7 @@ are compared over the items they share.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 from l2pd_bench.engine import DecodeSettings
 from l2pd_bench.hosts.base import Host
@@ -14,6 +15,35 @@ from l2pd_bench.schema import UNGRADED
 from l2pd_bench.seal import hash_of
 from l2pd_bench.strategies.base import Frontier
 from l2pd_bench.tasks.base import Task
+
+
+class HostFacts(NamedTuple):
+    """What records say of a host; another process can tell it."""
+
+    name: str
+    revision: str
+    weights_hash: str
+    dtype: str
+    attention: str
+    device: str  # see `device_kind`
+    is_chat: bool
+    is_trained: bool
+    trained_tasks: frozenset[str] | None
+
+
+def facts_of(host: Host) -> HostFacts:
+    """What is to be recorded of a host."""
+    return HostFacts(
+        name=host.name,
+        revision=host.revision,
+        weights_hash=host.weights_hash,
+        dtype=str(host.dtype).removeprefix("torch."),
+        attention=host.attention,
+        device=device_kind(host),
+        is_chat=host.is_chat,
+        is_trained=host.is_trained,
+        trained_tasks=host.trained_tasks,
+    )
 
 
 @dataclass(frozen=True)
@@ -47,16 +77,16 @@ class Protocol:
 
 
 def protocol_of(
-    host: Host, task: Task, settings: DecodeSettings, *, frontier: Frontier | None, seed: int, batch_size: int
+    host: HostFacts, task: Task, settings: DecodeSettings, *, frontier: Frontier | None, seed: int, batch_size: int
 ) -> Protocol:
     """The protocol of decoding `task` on `host` under `settings`; a strategy's frontier is a setting of its own."""
     return Protocol(
         model=host.name,
         revision=host.revision,
         weights_hash=host.weights_hash,
-        dtype=str(host.dtype).removeprefix("torch."),
+        dtype=host.dtype,
         attention=host.attention,
-        device=device_kind(host),
+        device=host.device,
         task=task.name,
         data_hash=task.data_hash,
         few_shot=task.few_shot,

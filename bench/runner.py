@@ -21,19 +21,18 @@ from l2pd_bench.cells import Cell, find_references
 from l2pd_bench.errors import PluginError, UsageError
 from l2pd_bench.executor import Executor, LocalExecutor
 from l2pd_bench.follow import batches, follow, untraced
-from l2pd_bench.hosts.base import Host
-from l2pd_bench.job import Job, prepare_job, told, wanted_of
-from l2pd_bench.measure import environment, git_state
+from l2pd_bench.job import Agenda, Job, prepare_job, told
+from l2pd_bench.measure import git_state
 from l2pd_bench.plan import Plan
-from l2pd_bench.protocol import protocol_of
+from l2pd_bench.protocol import HostFacts
 from l2pd_bench.registry import task_spec
+from l2pd_bench.rows import rows_of
 from l2pd_bench.schema import Git, Manifest
-from l2pd_bench.seal import run_id
 from l2pd_bench.stopping import Stop, stoppable
 from l2pd_bench.tasks.base import Item, Task
 from l2pd_bench.trace import TraceFile
 from l2pd_bench.watch import Watch
-from l2pd_bench.worker import NO_WARMUP, Assignment, Turn, WorkerName, telling
+from l2pd_bench.worker import NO_WARMUP, Turn, WorkerName, telling
 from l2pd_bench.writer import open_run
 
 
@@ -51,57 +50,69 @@ def execute(plan: Plan, *, command: str, restart: bool = False) -> Outcome:
 
     Everything is checked and every record opened before the first forward.
     """
+    if plan.executor == "ray":
+        from l2pd_bench.ray_executor import ray_executor
+
+        far = ray_executor(plan)
+        return run_agenda(plan, far.agenda, far, command=command, restart=restart)
     return run_job(plan, prepare_job(plan), command=command, restart=restart)
 
 
 def run_job(plan: Plan, job: Job, *, command: str, restart: bool = False) -> Outcome:
+    """The same for what is loaded in this process."""
+    executor = LocalExecutor(job, plan.seed, plan.timeout)
+    return run_agenda(plan, job.agenda(), executor, command=command, restart=restart, job=job)
+
+
+def run_agenda(
+    plan: Plan, agenda: Agenda, executor: Executor, *, command: str, restart: bool = False, job: Job | None = None
+) -> Outcome:
     """Run every strategy on every task under every setting of the plan.
 
     A strategy that raises fails its own cells; the others go on. Ctrl-C or SIGTERM ends the
     run after the batch under way, a Ctrl-C after that at once; the same job continues it.
+    `job` is what this process has loaded, for the decodes that follow the timed ones.
     """
     console = Console(stderr=True)
-    host, items = job.host, job.items
     with ExitStack() as stack:
-        cells: dict[str, list[Cell]] = {}
-        machine, git = environment(), Git(**git_state())
-        if job.grader is not None and job.grader.sandbox is not None:
-            machine["sandbox"] = job.grader.sandbox.level
-        for task in job.tasks:
-            cells[task.name] = []
-            for strategy, spec, setting, batch_size in wanted_of(plan, task, job.strategies):
-                frontier = strategy.frontier()
-                protocol = protocol_of(host, task, setting, frontier=frontier, seed=plan.seed, batch_size=batch_size)
-                manifest = Manifest(
-                    run_id=run_id(protocol.hash, spec.spec, spec.code_hash),
-                    command=command,
-                    protocol=asdict(protocol),
-                    protocol_hash=protocol.hash,
-                    task_spec=task_spec(task),
-                    model_spec=plan.model,
-                    strategy=told(strategy, spec),
-                    environment=machine,
-                    git=git,
-                    planned=len(items[task.name]),
-                    notes=_notes(host, task),
-                )
-                writer = stack.enter_context(open_run(plan.output, manifest, restart=restart))
-                for notice in filter(None, (writer.recovered, writer.set_aside and f"set aside: {writer.set_aside}")):
-                    console.print(f"note: {notice}", style="yellow", markup=False)
-                traces = stack.enter_context(TraceFile(writer.folder)) if plan.trace else None
-                key = (task.name, len(cells[task.name]))
-                asked = Assignment(key, strategy, task, setting, batch_size)
-                cells[task.name].append(Cell(asked, writer, traces))
-            find_references(cells[task.name])
-        executor = LocalExecutor(job, plan.seed, plan.timeout)
         stack.callback(executor.close)
-        return _run_cells(plan, job, cells, executor, console, command)
+        cells: dict[str, list[Cell]] = {task.name: [] for task in agenda.tasks}
+        git = Git(**git_state())
+        for row in rows_of(plan, agenda):
+            task = row.asked.task
+            manifest = Manifest(
+                run_id=row.run_id,
+                command=command,
+                protocol=asdict(row.protocol),
+                protocol_hash=row.protocol.hash,
+                task_spec=task_spec(task),
+                model_spec=plan.model,
+                strategy=told(row.asked.strategy, row.spec),
+                environment=agenda.machine,
+                git=git,
+                planned=len(agenda.items[task.name]),
+                notes=_notes(agenda.facts, task),
+            )
+            writer = stack.enter_context(open_run(plan.output, manifest, restart=restart))
+            for notice in filter(None, (writer.recovered, writer.set_aside and f"set aside: {writer.set_aside}")):
+                console.print(f"note: {notice}", style="yellow", markup=False)
+            traces = stack.enter_context(TraceFile(writer.folder)) if plan.trace else None
+            cells[task.name].append(Cell(row.asked, writer, traces))
+        for group in cells.values():
+            find_references(group)
+        return _run_cells(plan, agenda, cells, executor, console, command, job)
 
 
 def _run_cells(
-    plan: Plan, job: Job, cells: dict[str, list[Cell]], executor: Executor, console: Console, command: str
+    plan: Plan,
+    agenda: Agenda,
+    cells: dict[str, list[Cell]],
+    executor: Executor,
+    console: Console,
+    command: str,
+    job: Job | None,
 ) -> Outcome:
-    items = job.items
+    items = agenda.items
     every = [cell for group in cells.values() for cell in group]
     left = sum(len(items[cell.asked.task.name]) - len(cell.done(items[cell.asked.task.name])) for cell in every)
     untold: list[str] = []
@@ -127,14 +138,14 @@ def _run_cells(
             watch = Watch(console, progress) if plan.watch else None
             if watch is not None and not left:
                 console.print("note: nothing is left to decode, so there is nothing to watch; see `l2pd-bench replay`")
-            for task in job.tasks:
+            for task in agenda.tasks:
                 for done in executor.run(cells[task.name], items[task.name]):
                     cell = done.cell
                     progress.update(bar, description=f"{task.name} {cell.writer.manifest.strategy.spec}")
                     if done.turn is not None:
                         _record(cell, done.worker, done.turn)
                         _note_foreign(cells[task.name], done.worker, done.turn.foreign)
-                        if cell.failed is None and (watch is not None or cell.traces is not None):
+                        if job is not None and cell.failed is None and (watch is not None or cell.traces is not None):
                             _follow(job, cell, done.batch, done.turn, plan.seed, watch)
                     progress.advance(bar, len(done.batch))
                 for worker, programs in executor.foreign():
@@ -145,7 +156,7 @@ def _run_cells(
                         cell.writer.finish("finished")
                 _end_if_asked(stop, any(map(is_left, cells[task.name])))
                 for cell in cells[task.name]:
-                    if cell.failed is None and cell.traces is not None:
+                    if job is not None and cell.failed is None and cell.traces is not None:
                         progress.update(bar, description=f"{task.name} {cell.writer.manifest.strategy.spec}, traces")
                         untold += _catch_up(job, cell, cell.traces, plan.seed, stop)
     except KeyboardInterrupt:
@@ -156,7 +167,7 @@ def _run_cells(
     lacking = [
         f"out of memory: {cell.writer.folder}: {count} samples, which count as wrong; to try them again: {command}"
         for cell in every
-        if (count := sum(sample.status == "oom" for sample in cell.writer.samples.values()))
+        if (count := sum(sample.status == "oom" for sample in cell.writer.samples.entries.values()))
     ]
     return Outcome([c.writer.folder for c in every], 1 if failures else 0, "\n".join([*failures, *lacking]))
 
@@ -222,7 +233,7 @@ def _note_foreign(cells: Sequence[Cell], worker: WorkerName, programs: Sequence[
             cell.writer.note_foreign(programs, cell.segments[worker.session])
 
 
-def _notes(host: Host, task: Task) -> list[str]:
+def _notes(host: HostFacts, task: Task) -> list[str]:
     if not host.is_trained:
         return [f"model '{host.name}' has random weights: no answer was graded"]
     if host.trained_tasks is None or task.name in host.trained_tasks:
