@@ -154,12 +154,11 @@ def test_stop_gives_the_same_text_on_analytic(name: str, cache: str, analytic: A
 
 @dataclass(frozen=True)
 class Watched(Strategy):
-    """Another strategy, and the canvas and rows before each of its steps."""
+    """Another strategy, and the canvas before each of its steps."""
 
     name: ClassVar[str] = "watched"
     inner: Strategy
     canvases: list[Tensor] = field(default_factory=list)
-    rows: list[tuple[int, ...]] = field(default_factory=list)
 
     def begin(self, context: Context) -> Select:
         """The other strategy's rule, watched."""
@@ -167,7 +166,6 @@ class Watched(Strategy):
 
         def watch(view: StepView) -> Decision:
             self.canvases.append(view.canvas.clone())
-            self.rows.append(view.rows)
             return select(view)
 
         return watch
@@ -180,10 +178,10 @@ def test_stop_ends_at_the_first_possible_step(
 ) -> None:
     """`stop` spends the forwards up to the step after which an EoT is committed and all before it is filled."""
     stopped_early = 0
-    for i, prompt in enumerate(seven):
+    for i in range(len(seven)):
         watched = Watched(STRATEGIES[name])
         full = run(host, watched, seven, DecodeSettings(GEN, BLOCK, cache=cache), ((i,),))[i]
-        states = [c[0, len(prompt) :].tolist() for c in watched.canvases[1:]] + [full.output_ids]
+        states = [c[0, -GEN:].tolist() for c in watched.canvases[1:]] + [full.output_ids]
         wanted = len(states)
         for step, state in enumerate(states, 1):
             if host.eot_id in state and host.mask_id not in before_end(state, host.eot_id):
@@ -252,34 +250,6 @@ def test_finished_rows_leave_the_forward(
     assert 0 < going_on < 7
     assert fed[0] == 7
     assert fed[-1] == going_on
-
-
-def test_strategies_are_told_which_rows_are_left(host: MiniHost, seven: Prompts) -> None:
-    """`view.rows` are the batch's rows in the order of the view's, after some were dropped too."""
-    watched = Watched(STRATEGIES["fixed-step left-to-right"])
-    run(host, watched, seven, DecodeSettings(GEN, BLOCK, eot="stop"), TOGETHER)
-
-    assert watched.rows[0] == tuple(range(7))
-    assert 0 < len(watched.rows[-1]) < 7
-    for rows, canvas in zip(watched.rows, watched.canvases, strict=True):
-        start = canvas.shape[1] - GEN
-        ids = canvas.tolist()
-        assert [ids[place][start - LENGTHS[row] : start] for place, row in enumerate(rows)] == [seven[i] for i in rows]
-
-
-def test_ended_rows_offer_no_candidates(host: MiniHost, seven: Prompts) -> None:
-    """Under `stop`, a row that has ended shows a strategy nothing to choose while its batch finishes the block."""
-    watched = Watched(STRATEGIES["fixed-step left-to-right"])
-    run(host, watched, seven, DecodeSettings(GEN, BLOCK, eot="stop"), TOGETHER)
-    seen = 0
-    for canvas in watched.canvases:
-        for ids in canvas[:, -GEN:].tolist():
-            block = ids[:BLOCK] if host.mask_id in ids[:BLOCK] or set(ids[BLOCK:]) == {host.mask_id} else ids[BLOCK:]
-            if host.eot_id in block and host.mask_id not in before_end(block, host.eot_id):
-                seen += 1
-                assert host.mask_id not in block
-
-    assert seen > 0
 
 
 def test_a_batch_of_twins_gives_twins(host: MiniHost, seven: Prompts) -> None:

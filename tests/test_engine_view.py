@@ -44,6 +44,7 @@ class Witness(Strategy):
     """Another strategy, and the views it is shown (their canvases copied)."""
 
     name: ClassVar[str] = "witness"
+    has_memory: ClassVar[bool] = False  # type: ignore[misc]  # it is asked of all samples together, as the other is
     inner: Strategy
     seen: list[tuple[StepView, Tensor]] = field(default_factory=list)
     contexts: list[Context] = field(default_factory=list)
@@ -69,11 +70,11 @@ def test_view_is_what_it_says(temperature: float, mini: MiniHost, mini_prompts: 
     decode(mini, witness, prompts, [0, 1, 2], DecodeSettings(16, 8, cache="dual", temperature=temperature))
 
     assert [(v.start, v.step) for v, _ in witness.seen] == [(start + s, i) for s in (0, 8) for i in range(3)]
-    [context] = witness.contexts
+    context, *others = witness.contexts
+    assert len(others) == 2  # one for each sample
     assert (context.block_length, context.gen_length, context.vocab_size) == (8, 16, mini.vocab_size)
     assert (context.mask_id, context.eot_id, context.tokenizer_id) == (mini.mask_id, mini.eot_id, mini.tokenizer_id)
     for view, canvas in witness.seen:
-        assert view.rows == (0, 1, 2)
         assert canvas.shape == (3, start + 16)
         assert [row[start - len(p) : start] for row, p in zip(canvas.tolist(), prompts, strict=True)] == prompts
         assert torch.equal(view.candidates, canvas[:, view.start : view.start + 8] == mini.mask_id)
@@ -101,26 +102,26 @@ def test_view_is_what_it_says(temperature: float, mini: MiniHost, mini_prompts: 
 class MaskLovingSession:
     """Says MASK everywhere."""
 
-    def __init__(self, rows: int, host: MaskLovingHost) -> None:
-        self.rows, self.host = rows, host
+    def __init__(self, host: MaskLovingHost) -> None:
+        self.host = host
 
-    def forward(self, ids: Tensor, start: int, block: slice) -> Tensor:
+    def forward(self, ids: Tensor, start: Any, block: Any, **others: Any) -> Tensor:
         """MASK by far, then the lowest ids in turn."""
-        logits = -torch.arange(float(self.host.vocab_size)).repeat(self.rows, block.stop - block.start, 1)
+        size = block[0].stop - block[0].start
+        logits = -torch.arange(float(self.host.vocab_size)).repeat(len(ids), size, 1)
         logits[..., self.host.mask_id] = 100.0
         return logits
 
-    def keep(self, rows: Tensor) -> None:
-        """Fewer rows."""
-        self.rows = len(rows)
+    def move(self, source: int, target: int) -> None:
+        """Nothing is kept."""
 
 
 class MaskLovingHost(AnalyticHost):
     """A model that wants nothing but MASK."""
 
-    def open(self, padding: Any, length: int, *, cached: bool) -> Session:
-        """Begin a batch."""
-        return MaskLovingSession(len(padding), self)
+    def open(self, padding: Any, length: int, *, cached: bool, slots: int | None = None) -> Session:
+        """Begin with some rows."""
+        return MaskLovingSession(self)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0, 100.0])

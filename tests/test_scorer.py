@@ -18,7 +18,7 @@ from l2pd_bench.errors import UsageError
 from l2pd_bench.hosts.analytic import AnalyticHost
 from l2pd_bench.hosts.base import CausalModel, CausalSession, HostRequest
 from l2pd_bench.hosts.mini import COMPANION, MiniHost, MiniTokenizer, load, read_model
-from l2pd_bench.scorer import BatchScorer, load_scorer
+from l2pd_bench.scorer import SampleScorer, load_scorer
 from l2pd_bench.strategies.base import StepView
 
 PADDING, PROMPT, N, LENGTH = [0, 5, 2], 9, 6, 9 + 3 * 6  # three rows, three blocks
@@ -54,10 +54,28 @@ def case(
     )
 
 
-def view_of(canvas: Tensor, start: int, rows: Sequence[int], step: int = 0) -> StepView:
-    """What a scorer looks at in a view: canvas, place and rows."""
+def view_of(canvas: Tensor, start: int, step: int = 0) -> StepView:
+    """What a scorer looks at in a view: canvas and place."""
     none = torch.empty(0)
-    return StepView(none, none, none, none, canvas, start, step, tuple(rows), lambda: none)
+    return StepView(none, none, none, none, canvas, start, step, lambda: none)
+
+
+class Scorers:
+    """A scorer for each of some rows, asked one after the other."""
+
+    def __init__(
+        self, model: CausalModel, padding: Sequence[int], count: Callable[[int], None] = lambda flops: None
+    ) -> None:
+        self.each = [SampleScorer(model, pad, LENGTH, count) for pad in padding]
+
+    def score(self, view: StepView, tokens: Tensor, rows: Sequence[int] = (0, 1, 2)) -> Tensor:
+        """What the scorers of `rows` say."""
+        canvases = view.canvas.split(1)
+        parts = [
+            self.each[row].score(view_of(canvas, view.start), block)
+            for row, canvas, block in zip(rows, canvases, tokens.split(1), strict=True)
+        ]
+        return torch.cat(parts)
 
 
 def canvas_of(mini: MiniHost, seed: int = 0) -> Tensor:
@@ -89,13 +107,13 @@ def assert_close(got: Tensor, wanted: Tensor) -> None:
 def test_batches_over_several_blocks_equal_plain_forwards(case: Case, mini: MiniHost) -> None:
     """Padded rows, three blocks, four drafts each, a row dropped after each block: every logit is a plain forward's."""
     canvas, rows = canvas_of(mini), [0, 1, 2]
-    scorer = BatchScorer(case.model, PADDING, LENGTH, lambda flops: None)
+    scorer = Scorers(case.model, PADDING)
     for block, start in enumerate(range(PROMPT, LENGTH, N)):
         for step in range(4):
             seen, tokens = canvas.clone(), canvas_of(mini, 10 * block + step + 1)[: len(rows), -N:]
             seen[:, start:] = 0  # masks
             with torch.inference_mode():
-                got = scorer.score(view_of(seen, start, rows, step), tokens)
+                got = scorer.score(view_of(seen, start, step), tokens, rows)
 
             assert got.dtype == torch.float32
             assert got.shape == (len(rows), N, mini.vocab_size)
@@ -108,13 +126,13 @@ def test_batches_over_several_blocks_equal_plain_forwards(case: Case, mini: Mini
 def test_a_frontier_may_move_by_any_amount(case: Case, mini: MiniHost, moves: list[tuple[int, int]]) -> None:
     """A block that moves right by any number of columns, with any length, is scored as by a plain forward."""
     canvas = canvas_of(mini)
-    scorer = BatchScorer(case.model, PADDING, LENGTH, lambda flops: None)
+    scorer = Scorers(case.model, PADDING)
     for i, (start, length) in enumerate(moves):
         tokens = canvas_of(mini, i + 1)[:, -length:]
         seen = canvas.clone()
         seen[:, start:] = 0
         with torch.inference_mode():
-            got = scorer.score(view_of(seen, start, (0, 1, 2)), tokens)
+            got = scorer.score(view_of(seen, start), tokens)
 
         assert_close(got, expected(case, canvas, tokens, start, (0, 1, 2), mini.mask_id))
 
@@ -124,10 +142,10 @@ def test_columns_that_were_cut_off_matter_to_nothing(case: Case, mini: MiniHost)
     canvas, tokens = canvas_of(mini), canvas_of(mini, 1)[:, -N:]
     ended = tokens.clone()
     ended[:, 4:] = -1
-    whole, cut = (BatchScorer(case.model, PADDING, LENGTH, lambda flops: None) for _ in range(2))
+    whole, cut = (Scorers(case.model, PADDING) for _ in range(2))
     with torch.inference_mode():
-        wanted = whole.score(view_of(canvas, PROMPT, (0, 1, 2)), tokens)
-        got = cut.score(view_of(canvas[:, : PROMPT + 4], PROMPT, (0, 1, 2)), ended)
+        wanted = whole.score(view_of(canvas, PROMPT), tokens)
+        got = cut.score(view_of(canvas[:, : PROMPT + 4], PROMPT), ended)
 
     assert torch.equal(got[:, :5], wanted[:, :5])
     assert not got.isnan().any()
@@ -145,10 +163,6 @@ class Spy:
         self.fed.append((start, start + ids.shape[1]))
         return self.inner.forward(ids, start, columns)
 
-    def keep(self, rows: Tensor) -> None:
-        """Pass on."""
-        self.inner.keep(rows)
-
 
 def test_nothing_final_is_read_twice(companion: Case, mini: MiniHost) -> None:
     """The prompt is fed once; a step feeds as many columns as the block has, a new block also the last block's."""
@@ -158,26 +172,24 @@ def test_nothing_final_is_read_twice(companion: Case, mini: MiniHost) -> None:
         spies.append(Spy(companion.model.open(padding, length)))
         return spies[-1]
 
-    counted: list[list[int]] = []
+    counted: list[int] = []
     model = CausalModel("spied", mini.mask_id, spied, companion.model.flops)
-    scorer = BatchScorer(model, PADDING, LENGTH, lambda flops: counted.append(list(flops)))
-    canvas = canvas_of(mini)
+    scorer = SampleScorer(model, PADDING[1], LENGTH, counted.append)
+    canvas = canvas_of(mini)[1:2]
     for start in (9, 9, 9, 15, 15, 21):
-        scorer.score(view_of(canvas, start, (0, 1, 2)), canvas[:, start : start + N])
-    scorer.score(view_of(canvas[[0, 2]], 21, (0, 2)), canvas[[0, 2], 21:])
+        scorer.score(view_of(canvas, start), canvas[:, start : start + N])
 
-    assert spies[0].fed == [(0, 14), (8, 14), (8, 14), (9, 20), (14, 20), (15, 26), (20, 26)]
-    windows = [spies[0].fed[i] for i in range(7)]
-    alone = [[model.flops(stop - max(start, pad), stop - pad, N) for pad in PADDING] for start, stop in windows]
-    assert counted == [*alone[:6], [alone[6][0], alone[6][2]]]
+    assert spies[0].fed == [(0, 14), (8, 14), (8, 14), (9, 20), (14, 20), (15, 26)]
+    pad = PADDING[1]
+    assert counted == [model.flops(stop - max(start, pad), stop - pad, N) for start, stop in spies[0].fed]
 
 
 def test_dtype_follows_the_host() -> None:
     """A scorer computes in its host's dtype, and its logits are float32 all the same."""
     host = load(HostRequest("mini", device="cpu", dtype="bfloat16"))
-    scorer = BatchScorer(load_scorer(None, host), [0], 20, lambda flops: None)
+    scorer = SampleScorer(load_scorer(None, host), 0, 20, lambda flops: None)
     with torch.inference_mode():
-        logits = scorer.score(view_of(torch.full((1, 20), 7), 10, (0,)), torch.full((1, 5), 8))
+        logits = scorer.score(view_of(torch.full((1, 20), 7), 10), torch.full((1, 5), 8))
 
     assert logits.dtype == torch.float32
     kept = logits[logits.isfinite()]
@@ -201,11 +213,11 @@ def test_analytic_companion_knows_the_joint(kind: str, analytic: AnalyticHost) -
     prompt = analytic.encode(f"{kind} d a c b")
     answers = joint(kind, prompt[1:-1])
     n = len(next(iter(answers)))
-    scorer = BatchScorer(analytic.companion(), [2], 2 + len(prompt) + n + 2, lambda flops: None)
+    scorer = SampleScorer(analytic.companion(), 2, 2 + len(prompt) + n + 2, lambda flops: None)
     for answer in answers:
         block = torch.tensor([[*answer, analytic.eot_id, analytic.eot_id]])
         canvas = torch.tensor([[-1, -1, *prompt, *[analytic.mask_id] * (n + 2)]])
-        logits = scorer.score(view_of(canvas, 2 + len(prompt), (0,)), block)
+        logits = scorer.score(view_of(canvas, 2 + len(prompt)), block)
         for i in range(n + 2):
             wanted = torch.zeros(analytic.vocab_size, dtype=torch.float64)
             alike = {other: p for other, p in answers.items() if other[:i] == answer[:i]}
@@ -227,7 +239,7 @@ def test_a_host_with_a_tokenizer_of_its_own_has_no_companion(mini: MiniHost) -> 
 
 def test_an_empty_prompt_is_refused(companion: Case, mini: MiniHost) -> None:
     """With nothing on its left the first token has no logits: an error that says so."""
-    scorer = BatchScorer(companion.model, [0, 9], LENGTH, lambda flops: None)
+    scorer = SampleScorer(companion.model, 9, LENGTH, lambda flops: None)
 
     with pytest.raises(UsageError, match="scorer: got an empty prompt"):
-        scorer.score(view_of(torch.full((2, LENGTH), 7), 9, (0, 1)), torch.full((2, N), 7))
+        scorer.score(view_of(torch.full((1, LENGTH), 7), 9), torch.full((1, N), 7))
