@@ -17,7 +17,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 # A read waits for the device. These are seen where they reach the device ...
-READING_OPERATORS = ("_local_scalar_dense", "equal", "is_nonzero", "masked_select", "nonzero", "unique", "_unique2")
+READING_OPERATORS = (
+    *("item", "_local_scalar_dense", "is_nonzero", "equal"),  # the first as inference mode has it
+    *("nonzero", "nonzero_numpy", "masked_select", "unique", "_unique2"),
+)
 # ... and these where Python calls them, as they do not pass there, or as an ordinary copy.
 READING_METHODS: dict[Callable[..., Any], str] = {
     Tensor.tolist: "tolist",
@@ -46,6 +49,8 @@ class Meter(TorchDispatchMode):
             self.reads[name] += 1
         elif name in ("index", "index_put", "index_put_") and _by_mask(args[1]):
             self.reads["index by a mask"] += 1
+        elif name == "where" and len(args) == 1:
+            self.reads["nonzero"] += 1
         given = {_storage(t) for t in _tensors((*args, *(kwargs or {}).values()))}
         result = func(*args, **(kwargs or {}))
         for made in _tensors((result,)):

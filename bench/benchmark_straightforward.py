@@ -30,11 +30,11 @@ PROMPT, GEN = 128, 64  # of the scaled shape: a decode takes seconds on a core
 ALONE = 2  # samples
 
 
-def scaled_host(smaller: int = SMALLER) -> Host:
-    """Random weights in the proportions of LLaDA-8B."""
-    sizes = ("d_model", "mlp_hidden_size", "embedding_size", "vocab_size", "eos_token_id", "mask_token_id")
+def scaled_host(smaller: int = SMALLER, **sizes: int) -> Host:
+    """Random weights in the proportions of LLaDA-8B, but for `sizes` of its config.json."""
+    scaled = ("d_model", "mlp_hidden_size", "embedding_size", "vocab_size", "eos_token_id", "mask_token_id")
     heads = dict.fromkeys(("n_heads", "n_kv_heads"), 4)
-    config = {**SHAPE_8B, **{name: SHAPE_8B[name] // smaller for name in sizes}, **heads}  # type: ignore[operator]
+    config = {**SHAPE_8B, **{name: SHAPE_8B[name] // smaller for name in scaled}, **heads, **sizes}  # type: ignore[operator]
     name = f"llada-8b / {smaller}"
     return load_shape(HostRequest(name, device="cpu", dtype="float32", weights="random"), FAMILY, config)
 

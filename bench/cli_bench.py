@@ -59,7 +59,7 @@ def _counts(*, as_json: bool, check: bool, accept: bool) -> None:
 
     found = benchmark_counts.measure_counts()
     if accept:
-        path = Path(__file__).with_name(benchmark_counts.BASELINE)
+        path = Path(__file__).resolve().with_name(benchmark_counts.BASELINE)
         benchmark_counts.accept(found, path)
         print(f"accepted: {path}")
         return

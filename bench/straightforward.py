@@ -1,14 +1,15 @@
 """A plain decode loop in the manner of the published Fast-dLLM code (arXiv 2505.22618), to be measured against.
 
-It does what that code does at every step, on the weights of any of our transformers whose
-logits are not shifted: logits of the whole vocabulary for all that was fed, a softmax of
-all of them in float64, a second argmax that nobody reads, a Python loop over the masked
-tokens that reads one confidence at a time; keys cached before rotation, joined and
-rotated anew in float32 in every layer, with tables built anew; a causal bias that is
-built, checked, and left unused; projections that are not fused. It differs in three
-places, none of which makes it slower: MASK is never predicted, so that its tokens are the
-harness's; a block that its first forward has finished gets no second one; torch's
-attention is called as it is, not compiled. It shares nothing with the engine but weights.
+It does what that code does at every step, on the weights of any of our transformers of
+LLaDA's kind (logits not shifted, no biases): logits of the whole vocabulary for all that
+was fed, a softmax of all of them in float64, a second argmax that nobody reads, a Python
+loop over the masked tokens that reads one confidence at a time; keys cached before
+rotation, joined and rotated anew in float32 in every layer, with tables built anew; a
+causal bias that is built, checked, and left unused; projections that are not fused. It
+differs in three places, none of which makes it slower: MASK is never predicted, so that
+its tokens are the harness's; a block that its first forward has finished gets no second
+one; torch's attention is called as it is, not compiled. It shares nothing with the engine
+but weights.
 """
 
 from __future__ import annotations
@@ -124,9 +125,8 @@ def _layer(
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     config = layer.config
     sizes = [config.d_model, config.kv_size, config.kv_size]
-    biases = [None] * 3 if layer.qkv.bias is None else layer.qkv.bias.split(sizes)
     h = _norm(x, layer.attn_norm.weight, config.norm_eps)
-    q, k, v = (F.linear(h, w, b) for w, b in zip(layer.qkv.weight.split(sizes), biases, strict=True))
+    q, k, v = (F.linear(h, weight) for weight in layer.qkv.weight.split(sizes))
     q, k, v = (part.unflatten(-1, (-1, config.head_dim)).transpose(1, 2) for part in (q, k, v))
     if past is not None and replaced is None:
         k, v = torch.cat([past[0], k], dim=-2), torch.cat([past[1], v], dim=-2)
