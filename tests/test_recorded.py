@@ -26,7 +26,8 @@ class TestHeld:
         record(tmp_path, manifest(), samples, finished=False)
         with open_run(tmp_path, manifest()) as writer:
             again = [sample(1, writer.start_segment("s1", WARMUP)), sample(3, 1)]
-            writer.append(again)
+            for one in again:
+                writer.append([one])
 
             assert writer.done == {"mini-math/000", self.ODD, "mini-math/001", "mini-math/003"}
             assert [replace(s, seal="") for s in writer.samples.values()] == [samples[0], samples[2], *again]
@@ -63,6 +64,15 @@ class TestHeld:
                     writer.samples[doc_id]
             path.write_text("".join(lines))
             assert writer.samples[doc_id].doc_id == doc_id
+
+    def test_replaced_meanwhile(self, tmp_path: Path) -> None:
+        """A whole file of the same run put in the place of the one that was opened does not pass for it."""
+        _, path = stored(tmp_path / "a", 3)
+        other = record(tmp_path / "b", manifest(), [sample(i) for i in (0, 2, 1)]).folder / "samples.jsonl"
+        with open_run(tmp_path / "a", manifest()) as writer:
+            path.write_bytes(other.read_bytes())
+            with pytest.raises(RecordError, match="'mini-math/001': it is not where it was"):
+                writer.samples["mini-math/001"]
 
     def test_totals_of_a_continued_run(self, tmp_path: Path) -> None:
         """A run that was continued stores the sums over all its samples, those of the former process included."""
