@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import copy
+import gc
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from record_factory import fill
 
-from l2pd_bench.hosts.analytic import AnalyticHost
-from l2pd_bench.hosts.analytic import load as load_analytic
-from l2pd_bench.hosts.base import HostRequest
-from l2pd_bench.hosts.mini import MiniHost, load
-from l2pd_bench.records import load_runs
-from l2pd_bench.report import Board, make_board
-from l2pd_bench.tasks.mini_code import MiniCode
-from l2pd_bench.tasks.mini_list import MiniLineRandom, MiniList
-from l2pd_bench.tasks.mini_math import MiniMath
+if TYPE_CHECKING:  # the process that hands out tests needs none of it
+    from l2pd_bench.hosts.analytic import AnalyticHost
+    from l2pd_bench.hosts.mini import MiniHost
+    from l2pd_bench.report import Board
+
+# Each worker has a core; a second thread would fight for the other's, in the processes that tests start, too.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_collection_finish() -> None:
+    """Leave libraries and collected tests out of every later search for garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Two cores are shared with other work; one thread also makes float sums repeatable."""
+    """One thread makes float sums repeatable."""
+    import torch
+
     torch.set_num_threads(1)
 
 
@@ -38,24 +45,35 @@ def steady_machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 @pytest.fixture(scope="session")
 def mini() -> MiniHost:
     """The embedded model on the CPU in float32."""
+    from l2pd_bench.hosts.base import HostRequest
+    from l2pd_bench.hosts.mini import load
+
     return load(HostRequest("mini", device="cpu"))
 
 
 @pytest.fixture(scope="session")
 def mini64(mini: MiniHost) -> MiniHost:
     """The embedded model in float64."""
+    from l2pd_bench.hosts.mini import MiniHost
+
     return MiniHost("mini", copy.deepcopy(mini.model).double(), mini.tokenizer, mini.weights_hash)
 
 
 @pytest.fixture(scope="session")
 def analytic() -> AnalyticHost:
     """The host with exact marginals."""
-    return load_analytic(HostRequest("analytic"))
+    from l2pd_bench.hosts.analytic import load
+    from l2pd_bench.hosts.base import HostRequest
+
+    return load(HostRequest("analytic"))
 
 
 @pytest.fixture(scope="session")
 def mini_prompts(mini: MiniHost) -> Callable[[int, int], list[list[int]]]:
     """Encoded prompts of the four mini tasks in turn: `mini_prompts(count, seed)`."""
+    from l2pd_bench.tasks.mini_code import MiniCode
+    from l2pd_bench.tasks.mini_list import MiniLineRandom, MiniList
+    from l2pd_bench.tasks.mini_math import MiniMath
 
     def draw(count: int, seed: int) -> list[list[int]]:
         rng = random.Random(seed)
@@ -68,6 +86,8 @@ def mini_prompts(mini: MiniHost) -> Callable[[int, int], list[list[int]]]:
 @pytest.fixture(scope="session")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A results folder of made-up runs that all tests read and none changes."""
+    from record_factory import fill
+
     root = tmp_path_factory.mktemp("results")
     fill(root)
     return root
@@ -76,4 +96,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def board(results: Path) -> Board:
     """Its board."""
+    from l2pd_bench.records import load_runs
+    from l2pd_bench.report import make_board
+
     return make_board(load_runs(results))

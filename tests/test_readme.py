@@ -79,7 +79,7 @@ class TestCommands:
         """The README's strategy, in its file, gets its rows on the board by the README's command."""
         (code,) = blocks("python")
         command = next(block for block in blocks("") if "mine.py" in block)
-        _, *words = shlex.split(command.replace("--limit 20", "--limit 2"))
+        _, *words = shlex.split(command.replace("--limit 20", "--limit 1 --gen-length 32"))
         monkeypatch.chdir(tmp_path)
         Path("mine.py").write_text(code)
         monkeypatch.setattr(sys, "argv", ["l2pd-bench", *words])

@@ -79,7 +79,8 @@ class AnalyticSession:
         starts = [start] * len(padding) if isinstance(start, int) else start
         blocks = [block] * len(padding) if isinstance(block, slice) else block
         size = blocks[0].stop - blocks[0].start
-        logits = torch.full((len(padding), size, len(VOCABULARY)), _NEVER)
+        places: list[tuple[int, int, int]] = []  # row, place, token of each probability; written at once
+        chances: list[float] = []
         for i, pad in enumerate(padding):
             end = self.length if lengths is None else lengths[i]
             fed = ids[i, : end - starts[i]]
@@ -93,7 +94,11 @@ class AnalyticSession:
                 offset = column - prompt_end - 1
                 for token, p in (exact[offset] if offset < len(exact) else {EOT_ID: 1.0}).items():
                     if p > 0:
-                        logits[i, place, token] = torch.tensor(p, dtype=torch.float64).log()
+                        places.append((i, place, token))
+                        chances.append(p)
+        logits = torch.full((len(padding), size, len(VOCABULARY)), _NEVER)
+        at = torch.tensor(places, dtype=torch.int64).reshape(-1, 3)
+        logits[at[:, 0], at[:, 1], at[:, 2]] = torch.tensor(chances, dtype=torch.float64).log().float()
         return logits
 
     def move(self, source: int, target: int) -> None:
