@@ -67,7 +67,8 @@ def turns(cells: Sequence[Cell], items: Sequence[Item]) -> Iterator[tuple[Cell, 
         for turn in [turn for turn in waiting if not turn[0].waits(turn[1])]:
             waiting.remove(turn)
             yield turn
-    yield from waiting
+    # What waits now has a reference that did not come, and ends its row: it comes after all that can be decoded.
+    yield from sorted(waiting, key=lambda turn: turn[0].waits(turn[1]))
 
 
 def _chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:

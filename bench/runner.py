@@ -160,8 +160,9 @@ def _run_cells(
                         progress.update(bar, description=f"{task.name} {cell.writer.manifest.strategy.spec}, traces")
                         untold += _catch_up(job, cell, cell.traces, plan.seed, stop)
     except KeyboardInterrupt:
-        for cell in filter(is_left, every):
-            cell.writer.finish("interrupted")
+        for cell in every:
+            if cell.failed is None and cell.writer.manifest.status != "finished":
+                cell.writer.finish("interrupted" if is_left(cell) else "finished")
         return Outcome([c.writer.folder for c in every], 130, f"interrupted; to continue: {command}")
     failures = [*(f"failed: {c.writer.folder}: {c.failed}" for c in every if c.failed is not None), *untold]
     lacking = [

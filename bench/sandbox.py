@@ -42,6 +42,7 @@ from l2pd_bench.errors import BenchError, UsageError, unknown
 from l2pd_bench.sandbox_process import one_line, started
 
 LEVELS = ("bwrap", "landlock", "bare")  # the best first
+ATTEMPTS = 3  # for a program whose process is killed from outside
 GRACE_S = 1.0  # for a process that has said its last word to end by itself
 PROGRAM_BYTES = 4_000_000
 
@@ -93,8 +94,8 @@ class Sandbox:
     def run(self, program: str, tests: str = "", limits: Limits | None = None) -> Outcome:
         """Run an untrusted program, then trusted tests in its namespace.
 
-        Whatever the program does is an Outcome. A process that does not even start is not
-        the program's fault and raises BenchError.
+        Whatever the program does is an Outcome. A process that does not even start, or is
+        killed from outside whenever it is tried, is not the program's fault and raises BenchError.
         """
         return self._run(program, tests, limits or Limits(), stop=None)
 
@@ -134,12 +135,25 @@ class Sandbox:
         text = program.encode("utf-8", "surrogatepass")
         if len(text) > PROGRAM_BYTES:
             return Outcome(False, f"the program is too long: {len(text)} bytes, at most {PROGRAM_BYTES}", 0.0)
+        for _ in range(ATTEMPTS):
+            outcome, killed = self._attempt(text, tests.encode("utf-8", "surrogatepass"), limits, stop)
+            if not killed:
+                return outcome
+        if killed > 0 or self.level == "bare":
+            return outcome  # a program can end with that number, too, and a bare one kill itself: so it did, every time
+        raise BenchError(
+            f"sandbox {self.level}: {ATTEMPTS} processes for one program were killed from outside, expected them to "
+            "live (is memory short?); mend that, and repeat the command"
+        )
+
+    def _attempt(self, text: bytes, tests: bytes, limits: Limits, stop: int | None) -> tuple[Outcome, int]:
+        """What came of one process; with its exit status, if that tells of a SIGKILL that no limit explains, or 0."""
         seal, token = os.urandom(16).hex().encode(), os.urandom(16).hex().encode()
         with started(self.level, cpu_s=limits.cpu_s, memory_bytes=limits.memory_bytes, stop=stop) as process:
             begin = time.monotonic()
             deadline = begin + limits.wall_s
             process.send(text)
-            process.send(tests.encode("utf-8", "surrogatepass"))
+            process.send(tests)
             process.write(seal)
             verdict = process.read(seal, deadline)
             passed = False
@@ -150,18 +164,27 @@ class Sandbox:
             seconds = time.monotonic() - begin
             ended = verdict is not None and process.wait(GRACE_S)
         if passed:
-            return Outcome(True, "passed", seconds)
+            return Outcome(True, "passed", seconds), 0
         if verdict is None:
-            return Outcome(False, f"timed out after {limits.wall_s:g} s", seconds)
-        return Outcome(False, one_line(verdict) or _ending(process.popen.wait() if ended else None, limits), seconds)
+            return Outcome(False, f"timed out after {limits.wall_s:g} s", seconds), 0
+        status = process.popen.wait() if ended else None
+        # Bubblewrap does not tell what its child has used. Who ignores SIGXCPU is killed a second later.
+        is_late = max(process.cpu_s, seconds if self.level == "bwrap" else 0.0) >= limits.cpu_s
+        outcome = Outcome(False, one_line(verdict) or _ending(status, limits, is_late=is_late), seconds)
+        return outcome, 0 if status is None or is_late or _number(status) != signal.SIGKILL else status
 
 
-def _ending(status: int | None, limits: Limits) -> str:
+def _number(status: int) -> int:
+    """The signal that ended a process, as bubblewrap tells it of its child, too."""
+    return -status if status < 0 else status - 128
+
+
+def _ending(status: int | None, limits: Limits, *, is_late: bool) -> str:
     """How a process ended that said nothing."""
     if status is None:
         return "ended without a verdict: it closed the pipe"
-    number = -status if status < 0 else status - 128  # bubblewrap tells so of a signal to its child
-    if number == signal.SIGXCPU:
+    number = _number(status)
+    if number == signal.SIGXCPU or (number == signal.SIGKILL and is_late):
         return f"timed out after {limits.cpu_s} s of processor time"
     with suppress(ValueError):
         return f"the process died: {signal.Signals(number).name}"

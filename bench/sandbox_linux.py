@@ -5,7 +5,8 @@ names what is allowed, so that a call nobody thought of is refused: whatever com
 reads what may be read, starts threads and talks to itself. Not in it: processes and
 programs, signals, sockets that lead out, new files and changes to files, limits,
 priorities, memory that outlives or evades the limit (memfd, System V), and everything
-for administrators.
+for administrators. POSIX timers are left out, as they send any signal: only somebody
+else's SIGKILL ends a process within its limits.
 """
 
 from __future__ import annotations
@@ -41,8 +42,7 @@ sched_yield 24 124, sched_getaffinity 204 123, getcpu 309 168,
 rt_sigaction 13 134, rt_sigprocmask 14 135, rt_sigreturn 15 139, rt_sigpending 127 136, rt_sigsuspend 130 133,
 rt_sigtimedwait 128 137, sigaltstack 131 132, pause 34 -, restart_syscall 219 128,
 nanosleep 35 101, clock_nanosleep 230 115, clock_gettime 228 113, clock_getres 229 114, gettimeofday 96 169,
-time 201 -, times 100 153, alarm 37 -, getitimer 36 102, setitimer 38 103, timer_create 222 107,
-timer_settime 223 110, timer_gettime 224 108, timer_getoverrun 225 109, timer_delete 226 111,
+time 201 -, times 100 153, alarm 37 -, getitimer 36 102, setitimer 38 103,
 getpid 39 172, getppid 110 173, gettid 186 178, getpgid 121 155, getpgrp 111 -, getsid 124 156, getuid 102 174,
 geteuid 107 175, getgid 104 176, getegid 108 177, getresuid 118 148, getresgid 120 150, getgroups 115 158,
 getrlimit 97 163, getrusage 98 165, sysinfo 99 179, uname 63 160, getrandom 318 278, wait4 61 260, waitid 247 95,

@@ -30,6 +30,7 @@ class Process:
     def __init__(self, popen: subprocess.Popen[bytes], stop: int | None) -> None:
         assert popen.stdin is not None and popen.stdout is not None
         self.popen = popen
+        self.cpu_s = 0.0  # used by the time it is reaped
         self._in, self._out, self._stop = popen.stdin.fileno(), popen.stdout.fileno(), stop
         self._end: int | None = None
         with suppress(AttributeError, OSError):  # not there, or not allowed: its pipe tells, too
@@ -63,6 +64,12 @@ class Process:
     def wait(self, seconds: float) -> bool:
         """Whether it ended by itself within that time."""
         return self._end is None or bool(self._wait_for([self._end], time.monotonic() + seconds))
+
+    def reap(self) -> None:
+        """Wait for its end, once it was killed, and keep what that tells."""
+        _, status, used = os.wait4(self.popen.pid, 0)
+        self.popen.returncode = os.waitstatus_to_exitcode(status)
+        self.cpu_s = used.ru_utime + used.ru_stime
 
     def kill(self) -> None:
         """Kill its whole process group, in which nobody can be but the program and bubblewrap."""
@@ -116,6 +123,7 @@ def started(level: str, *, cpu_s: int, memory_bytes: int, stop: int | None) -> I
             yield process
         finally:
             process.kill()
+            process.reap()
 
 
 def one_line(said: bytes) -> str:

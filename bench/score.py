@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -18,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from l2pd_bench.errors import UsageError
+from l2pd_bench.errors import BenchError, UsageError
 from l2pd_bench.grading import Grader
 from l2pd_bench.hosts.base import Host
 from l2pd_bench.items import choose_items
@@ -184,7 +185,17 @@ def _graders(spec: str, task: Task, options: ScoreOptions) -> Iterator[GradeAll]
         return
     begin = partial(_begin, spec, options)
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn"), initializer=begin) as pool:
-        yield lambda pairs: here(pairs) if len(pairs) <= SERIAL else pool.map(_grade, pairs)
+        yield lambda pairs: here(pairs) if len(pairs) <= SERIAL else _graded_in(pool, pairs)
+
+
+def _graded_in(pool: ProcessPoolExecutor, pairs: Sequence[tuple[Item, str]]) -> Iterator[Verdict]:
+    try:
+        yield from pool.map(_grade, pairs)
+    except BrokenProcessPool as broken:
+        raise BenchError(
+            "score: a process that graded was killed, expected it to live (is memory short?); nothing is recorded of "
+            "this run's new scores: repeat the command, perhaps with fewer --workers"
+        ) from broken
 
 
 def _begin(spec: str, options: ScoreOptions) -> None:

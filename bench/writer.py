@@ -14,7 +14,7 @@ import shutil
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -48,7 +48,7 @@ def open_run(root: Path, manifest: Manifest, *, restart: bool = False) -> RunWri
         set_aside = None
         try:
             if restart and ((folder / MANIFEST).exists() or (folder / SAMPLES).exists()):
-                set_aside = folder.with_name(f"{folder.name}.old-{datetime.now(UTC):%Y%m%dT%H%M%S%f}Z")
+                set_aside = _aside(folder)
                 folder.rename(set_aside)
                 sync_folder(folder.parent)
                 old_lock, lock = lock, acquire_lock(folder)
@@ -88,8 +88,8 @@ class RunWriter:
         self.recovered: str | None = None
         if held.torn_bytes:
             self.recovered = (
-                f"{file.path}: dropped a torn last line ({held.torn_bytes} bytes) that an interrupted write had left; "
-                f"the {len(held.lines)} samples before it are kept"
+                f"{file.path}: dropped a torn last line ({held.torn_bytes} bytes) that an interrupted write had left, "
+                f"or a second copy of the last ones; the {len(held.lines)} samples before it are kept"
             )
         self._wanted = wanted
         self._file = file
@@ -235,6 +235,14 @@ def write_run(root: Path, manifest: Manifest, samples: Sequence[Sample]) -> Path
             raise
         sync_folder(folder.parent)
     return folder
+
+
+def _aside(folder: Path) -> Path:
+    """A name that is free, also if the clock stands still or was set back."""
+    at = datetime.now(UTC)
+    while (place := folder.with_name(f"{folder.name}.old-{at:%Y%m%dT%H%M%S%f}Z")).exists():
+        at += timedelta(microseconds=1)
+    return place
 
 
 def _failed(segment: Segment, text: str) -> Segment:
