@@ -51,6 +51,8 @@ def _straightforward(rounds: int, setup: Setup) -> list[Figure]:
 
 
 def _select(rounds: int, setup: Setup) -> list[Figure]:
+    if setup.caches:
+        raise UsageError("bench: got --cache for select, expected none: it is dual, or none for what has no blocks")
     from l2pd_bench.benchmark_select import measure_select
 
     return measure_select(rounds, setup)

@@ -63,7 +63,7 @@ def measure_engine(rounds: int, setup: Setup) -> list[Figure]:
         raise UsageError("block-length: got 1, expected at least 2, as a block's later steps are measured")
     one, two = (load_strategy(f"fixed-step:k={k}")[0] for k in (1, 2))
     prompts = setup.prompts(host, max(*sizes, ALONE))
-    cases = [(cache, batch) for cache in CACHES for batch in sizes]
+    cases = [(cache, batch) for cache in setup.caches or CACHES for batch in sizes]
     groups = {b: [prompts[:b]] if b > 1 else [[p] for p in prompts[:ALONE]] for b in sizes}
     recorded = {
         (cache, b): [record(host, one, group, setup.settings(cache)) for group in groups[b]] for cache, b in cases
@@ -85,7 +85,9 @@ def measure_engine(rounds: int, setup: Setup) -> list[Figure]:
     seen = {case: turns[1:] for case, turns in seen.items()}  # the first turn was the warm-up
     figures = _own_cost(seen) + _limits(seen, rates[1:], weights, on_device=host.device.type != "cpu")
     figures += _gains(seen, sizes)
-    return figures + (_throughput(host, rounds, setup) if host.is_trained and {1, GAIN_AT} <= {*sizes} else [])
+    if host.is_trained and {1, GAIN_AT} <= {*sizes} and ("dual", 1) in seen:
+        figures += _throughput(host, rounds, setup)
+    return figures
 
 
 def _own_cost(seen: Mapping[Case, Sequence[Turn]]) -> list[Figure]:
@@ -145,13 +147,14 @@ def _limits(
 
 def _gains(seen: Mapping[Case, Sequence[Turn]], sizes: Sequence[int]) -> list[Figure]:
     each = {case: [t.run.decode_s / len(t.run.samples) for t in turns] for case, turns in seen.items()}
+    caches = list(dict.fromkeys(cache for cache, _ in seen))
     figures = []
-    for b in sizes:
+    for b in sizes if {*CACHES} <= {*caches} else ():
         ratio = [n / d for n, d in zip(each["none", b], each["dual", b], strict=True)]
         figures.append(Figure(f"dual / none, samples per second, batch {b}", ratio))
     if 1 not in sizes:
         return figures
-    for cache in CACHES:
+    for cache in caches:
         for b in (b for b in sizes if b > 1):
             ratio = [o / m for o, m in zip(each[cache, 1], each[cache, b], strict=True)]
             target = BATCH_GAIN if (cache, b) == ("dual", GAIN_AT) else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, fields
 
+from l2pd_bench.cache import policy
 from l2pd_bench.engine import DecodeSettings
 from l2pd_bench.errors import UsageError
 from l2pd_bench.hosts.base import Host
@@ -15,6 +16,7 @@ from l2pd_bench.hosts.transformer import Transformer
 from l2pd_bench.registry import load_host, load_task
 
 TASK = "mini-math"
+OPTIONS = {"batch_sizes": "batch-size", "caches": "cache"}  # what is not called as it is on the command line
 
 
 @dataclass(frozen=True)
@@ -29,19 +31,26 @@ class Setup:
     gen_length: int = 128
     block_length: int = 32
     batch_sizes: tuple[int, ...] = (1, 16)
+    caches: tuple[str, ...] = ()  # () are the benchmark's own
 
     def __post_init__(self) -> None:
         """Raise UsageError for sizes that are none; the rest is for the loader and the engine to refuse."""
         for name, least in (("prompt_length", self.prompt_length), ("batch_size", min(self.batch_sizes))):
             if least is not None and least < 1:
                 raise UsageError(f"{name.replace('_', '-')}: got {least}, expected at least 1")
-        if len(set(self.batch_sizes)) < len(self.batch_sizes):
-            raise UsageError(f"batch-size: got {', '.join(map(str, self.batch_sizes))}, expected each once")
+        for cache in self.caches:
+            policy(cache)  # refuses unknown ones
+        given: tuple[tuple[str, tuple[object, ...]], ...] = (("batch-size", self.batch_sizes), ("cache", self.caches))
+        for name, values in given:
+            if len(set(values)) < len(values):
+                raise UsageError(f"{name}: got {', '.join(map(str, values))}, expected each once")
 
     @property
     def changed(self) -> list[str]:
         """The options that were given."""
-        return [f.name.replace("_", "-") for f in fields(self) if getattr(self, f.name) != f.default]
+        return [
+            OPTIONS.get(f.name, f.name.replace("_", "-")) for f in fields(self) if getattr(self, f.name) != f.default
+        ]
 
     def load(self) -> Host:
         """The model."""

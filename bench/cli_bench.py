@@ -28,6 +28,7 @@ def bench(
     gen_length: Annotated[int | None, typer.Option(help="[default: 128]")] = None,
     block_length: Annotated[int | None, typer.Option(help="[default: 32]")] = None,
     batch_size: Annotated[list[int] | None, typer.Option(help="May be repeated. [default: 1, 16]")] = None,
+    cache: Annotated[list[str] | None, typer.Option(help="May be repeated. [default: the benchmark's]")] = None,
     check: Annotated[bool, typer.Option("--check", help="counts: exit 1 if any is more than accepted.")] = False,
     accept: Annotated[bool, typer.Option("--accept", help="counts: take them as the accepted ones.")] = False,
 ) -> None:
@@ -35,12 +36,14 @@ def bench(
     sizes = {
         **{"model": model, "weights": weights, "device": device, "dtype": dtype, "prompt_length": prompt_length},
         **{"gen_length": gen_length, "block_length": block_length},
-        "batch_sizes": tuple(batch_size) if batch_size else None,
+        **{"batch_sizes": tuple(batch_size or ()) or None, "caches": tuple(cache or ()) or None},
     }
-    given = {name: value for name, value in sizes.items() if value is not None}
+    from l2pd_bench.benchmark_setup import Setup
+
+    setup = Setup(**{name: value for name, value in sizes.items() if value is not None})  # type: ignore[arg-type]
     if what == "counts":
-        if given:
-            raise UsageError(f"bench: got --{next(iter(given)).replace('_', '-')} for counts, expected none")
+        if setup.changed:
+            raise UsageError(f"bench: got --{setup.changed[0]} for counts, expected none; what they are of is fixed")
         _counts(as_json=as_json, check=check, accept=accept)
         return
     if check or accept:
@@ -48,9 +51,8 @@ def bench(
     from l2pd_bench import benchmark
     from l2pd_bench.benchmark_figure import as_json as to_json
     from l2pd_bench.benchmark_figure import as_text
-    from l2pd_bench.benchmark_setup import Setup
 
-    figures = benchmark.measure(what, rounds, Setup(**given))  # type: ignore[arg-type]  # the names of its fields
+    figures = benchmark.measure(what, rounds, setup)
     print(to_json(figures) if as_json else as_text(figures))
 
 
