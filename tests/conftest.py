@@ -21,6 +21,12 @@ if TYPE_CHECKING:  # the process that hands out tests needs none of it
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """With several workers, each begins with a part of the files as they stand, so that neighbours share fixtures."""
+    if config.getoption("dist", "no") == "load":  # what `-n` alone asks for
+        config.option.dist = "worksteal"
+
+
 def pytest_collection_finish() -> None:
     """Leave libraries and collected tests out of every later search for garbage."""
     gc.collect()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -128,11 +128,10 @@ class TestListAndEnv:
 
     @pytest.mark.parametrize(("words", "bound_s"), [(["--help"], 0.5), (["list"], 1.0)])
     def test_start_up(self, words: list[str], bound_s: float) -> None:
-        """`--help` and `list` answer at once (best of five: the machine may be busy)."""
+        """`--help` and `list` answer at once, by the processor's seconds, which others on the machine do not add to."""
         program = Path(sys.executable).with_name("l2pd-bench")
-        best = float("inf")
-        for _ in range(5):
-            began = time.perf_counter()
-            subprocess.run([program, *words], check=True, capture_output=True)
-            best = min(best, time.perf_counter() - began)
-        assert best < 2 * bound_s  # twice the goal, so that a slow machine does not fail the test
+        began = os.times()
+        subprocess.run([program, *words], check=True, capture_output=True)
+        ended = os.times()
+        taken_s = ended.children_user + ended.children_system - began.children_user - began.children_system
+        assert taken_s < 2 * bound_s  # twice the goal, so that a slow machine does not fail the test

@@ -274,6 +274,8 @@ class TestLarge:
                 page.select_option("#right", str(len(rows) - 1))
                 page.select_option("#which", "differ")
                 assert page.text_content("#found") == f"{wanted:,} of 1,000 items"
+            if took[-1] < 3:
+                break
         assert min(took) < 3, took
 
     def test_answers_without_anything_in_common(self, large: Board) -> None:

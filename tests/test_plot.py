@@ -28,10 +28,18 @@ from l2pd_bench.report.series import percent_axis, series_of, speed_axis
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-@pytest.fixture
-def section(tmp_path: Path) -> Section:
+@pytest.fixture(scope="module")
+def section(tmp_path_factory: pytest.TempPathFactory) -> Section:
     """A curve, the baseline, a row on no curve, and an oracle."""
-    return one_section(*swept(tmp_path / "runs", {**CURVE, "other": 30, "oracle": 50}))
+    return one_section(*swept(tmp_path_factory.mktemp("runs"), {**CURVE, "other": 30, "oracle": 50}))
+
+
+@pytest.fixture(scope="module")
+def drawn(section: Section, tmp_path_factory: pytest.TempPathFactory) -> ET.Element:
+    """The figure of the section."""
+    path = tmp_path_factory.mktemp("figure") / "curves.svg"
+    write_figure(Board((), (section,)), path)
+    return ET.parse(path).getroot()
 
 
 def parts(lines: list[str]) -> tuple[list[str], list[str], list[str]]:
@@ -168,13 +176,6 @@ class TestAxes:
 
 
 class TestFigure:
-    @pytest.fixture
-    def drawn(self, section: Section, tmp_path: Path) -> ET.Element:
-        """The figure of the section."""
-        path = tmp_path / "curves.svg"
-        write_figure(Board((), (section,)), path)
-        return ET.parse(path).getroot()
-
     def test_words(self, drawn: ET.Element, section: Section) -> None:
         """Text is text: both axes, every series at both panels, what the marks mean; and the picture has a title."""
         words = [" ".join(t.itertext()) for t in drawn.iter(f"{SVG}text")]
