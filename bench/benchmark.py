@@ -28,7 +28,7 @@ def measure(what: str, rounds: int, setup: Setup) -> list[Figure]:
         "straightforward": _straightforward,
         "select": _select,
     }
-    alone = {"records": _records, "startup": _startup, "loading": _loading, "report": _report}
+    alone = {"records": _records, "startup": _startup, "loading": _loading, "report": _report, "ray": _ray}
     if what in on_model:
         return on_model[what](rounds, setup)
     if what not in alone:
@@ -91,3 +91,9 @@ def _loading(rounds: int) -> list[Figure]:
         speed = [one["size"] / 1e9 / one["seconds"] for one in seen]
         figures.append(Figure(f"GB of weights per second, {dtype}", speed))
     return figures
+
+
+def _ray(rounds: int) -> list[Figure]:
+    from l2pd_bench.benchmark_ray import measure_ray
+
+    return measure_ray(rounds)

@@ -13,7 +13,7 @@ from l2pd_bench.errors import UsageError
 _WHAT = """\
 engine: the loop's own cost, the floor, caches, batches. straightforward: against a loop in the manner of published \
 code. select: strategies. records: writing and continuing. startup. loading: a checkpoint's memory. report: large \
-folders. counts: operators, memory, host reads, which --check compares. all: the quick ones."""
+folders. ray: a second worker. counts: operators, memory, host reads, which --check compares. all: the quick ones."""
 
 
 def bench(
