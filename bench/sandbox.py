@@ -139,11 +139,11 @@ class Sandbox:
             outcome, killed = self._attempt(text, tests.encode("utf-8", "surrogatepass"), limits, stop)
             if not killed:
                 return outcome
-        if killed > 0 or self.level == "bare":
-            return outcome  # a program can end with that number, too, and a bare one kill itself: so it did, every time
+        if killed > 0:
+            return outcome  # bubblewrap's word for it, with which a program can leave, too: so it did, every time
         raise BenchError(
             f"sandbox {self.level}: {ATTEMPTS} processes for one program were killed from outside, expected them to "
-            "live (is memory short?); mend that, and repeat the command"
+            "live (is memory short? bare programs can also kill themselves); mend that, and repeat the command"
         )
 
     def _attempt(self, text: bytes, tests: bytes, limits: Limits, stop: int | None) -> tuple[Outcome, int]:

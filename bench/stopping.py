@@ -79,7 +79,8 @@ def at_most(seconds: float | None, doing: str) -> Iterator[None]:
     """Raise Overtime within it after that many seconds (None: never), in the main thread.
 
     Only Python code can be left so. A call that does not come back (a kernel that hangs, a
-    device that is gone) goes on, and that is said, with the line that called.
+    device that is gone) goes on, and that is said, with the line that called; but not of
+    one that does not let go of Python's lock.
     """
     if seconds is None:
         yield

@@ -1,0 +1,195 @@
+"""A device without enough memory: smaller batches, the same tokens, and records that say so."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from record_factory import content as bytes_of
+from record_factory import rendered
+from typer.testing import CliRunner
+
+from l2pd_bench import cli, runner, worker
+from l2pd_bench.engine import BatchDecoded, decode
+from l2pd_bench.hosts.analytic import AnalyticHost
+from l2pd_bench.memory import is_out_of_memory
+from l2pd_bench.plan import make_plan
+from l2pd_bench.records import Run, load_runs
+from l2pd_bench.report import make_board
+from l2pd_bench.report.pairing import correct
+from l2pd_bench.tasks.analytic import AnalyticShuffle
+
+SPECS = ["fixed-step:k=2", "threshold:tau=0.4"]
+CPU_ALLOCATOR = RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: 9 bytes")
+Prompt = list[int]
+
+
+class Device:
+    """Memory for so many prompts at once, and never for those of some items, by number."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, room: int, failure: Exception, never: Sequence[int] = ()
+    ) -> None:
+        self.sizes: list[int] = []
+        items = AnalyticShuffle().items()
+        self.room, self._never, self._failure = room, [AnalyticHost().encode(items[i].prompt) for i in never], failure
+        monkeypatch.setattr(worker, "decode", self._decode)
+
+    def _decode(self, host: Any, strategy: Any, prompts: Sequence[Prompt], *rest: Any) -> BatchDecoded:
+        self.sizes.append(len(prompts))
+        if len(prompts) > self.room or any(prompt in self._never for prompt in prompts):
+            raise self._failure
+        return decode(host, strategy, prompts, *rest)
+
+
+def execute(output: Path, strategy: list[str] = SPECS, *, limit: int = 12) -> runner.Outcome:
+    """Run a small plan in batches of four."""
+    asked = {"model": "analytic", "task": ["analytic-shuffle"], "strategy": strategy, "temperature": 1.0}
+    setting = {"gen_length": [4], "block_length": 4, "batch_size": [4], "limit": limit, "output": output}
+    return runner.execute(make_plan(None, {**asked, **setting}), command="REPEAT")
+
+
+def runs(root: Path) -> list[Run]:
+    """The runs, in the order of `SPECS`."""
+    found = {run.manifest.strategy.spec: run for run in load_runs(root)}
+    return [found[spec] for spec in SPECS if spec in found]
+
+
+def decoded(root: Path) -> list[list[tuple[Any, ...]]]:
+    """What was decoded and counted for every sample that came to its end, row by row."""
+    shown = ("doc_id", "output_ids", "text", "score", "nfe", "positions", "forced_commits")
+    done = [sorted((s for s in run.samples if s.status == "ok"), key=lambda s: s.doc_id) for run in runs(root)]
+    return [[tuple(getattr(s, name) for name in shown) for s in samples] for samples in done]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Records of the plan on a device with memory enough."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    execute(root)
+    return root
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [torch.OutOfMemoryError("CUDA out of memory."), CPU_ALLOCATOR, MemoryError()],
+    ids=lambda f: type(f).__name__,
+)
+def test_halved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: Path, failure: Exception) -> None:
+    """Batches that do not fit are decoded by halves, then always so, with the same tokens; the row is INVALID."""
+    device = Device(monkeypatch, 1, failure)
+    outcome = execute(tmp_path, SPECS[:1])
+
+    assert outcome.exit_code == 0
+    assert device.sizes[:2] == [4, 2] and set(device.sizes[2:]) == {1}
+    (run,) = load_runs(tmp_path)
+    assert decoded(tmp_path) == decoded(undisturbed)[:1]
+    (segment,) = run.manifest.segments
+    assert segment.error == "out of memory at a batch of 4\nout of memory at a batch of 2"
+    assert (run.manifest.status, run.manifest.error) == ("finished", None)
+    assert len({sample.elapsed_s for sample in run.samples}) == 12  # each decoded by itself
+    (row,) = make_board([run]).sections[0].rows
+    assert row.invalid[0] == "a decode failed: out of memory at a batch of 4"
+
+
+def test_other_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one row had to do with less memory, another does not: each is halved for itself."""
+    device = Device(monkeypatch, 4, CPU_ALLOCATOR)
+    fits = worker.decode
+
+    def second_needs_more(host: Any, strategy: Any, prompts: Sequence[Prompt], *rest: Any) -> BatchDecoded:
+        device.room = 4 if strategy.name == "fixed-step" else 2
+        return fits(host, strategy, prompts, *rest)
+
+    monkeypatch.setattr(worker, "decode", second_needs_more)
+    execute(tmp_path)
+
+    errors = [[segment.error for segment in run.manifest.segments] for run in runs(tmp_path)]
+    assert errors == [[None], ["out of memory at a batch of 4"]]
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, runner.Outcome]:
+    """Records of a device on which the first item and the sixth do not fit."""
+    root = tmp_path_factory.mktemp("short")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        Device(monkeypatch, 4, CPU_ALLOCATOR, never=[0, 5])
+        return root, execute(root)
+
+
+class TestOneThatNeverFits:
+    def test_recorded(self, short: tuple[Path, runner.Outcome], undisturbed: Path) -> None:
+        """It is recorded as out of memory, as a wrong answer; all others are as they would be."""
+        root, outcome = short
+        lacking = ("analytic-shuffle/000", "analytic-shuffle/005")
+        for run in runs(root):
+            failed = [s for s in run.samples if s.status == "oom"]
+            assert tuple(s.doc_id for s in failed) == lacking
+            assert {(s.error, s.correct, s.score, s.timed) for s in failed} == {(str(CPU_ALLOCATOR), False, 0.0, False)}
+        assert decoded(root) == [[s for s in row if s[0] not in lacking] for row in decoded(undisturbed)]
+        assert outcome.exit_code == 0
+        assert outcome.message.count("out of memory: ") == 2
+        assert "2 samples, which count as wrong; to try them again: REPEAT" in outcome.message
+
+    def test_report(self, short: tuple[Path, runner.Outcome]) -> None:
+        """Accuracy is over all twelve, the row is INVALID and says how many lacked memory."""
+        board = make_board(load_runs(short[0]))
+        for row in board.sections[0].rows:
+            right = sum(correct(sample) for sample in row.run.samples)
+            assert right <= 10 and row.accuracy == pytest.approx(100 * right / 12)
+            assert row.invalid[0] == "2 of 12 samples ran out of memory"
+            assert row.errors == 2
+        assert "ran out of memory" in rendered(board, 160)
+
+    def test_repeated(self, short: tuple[Path, runner.Outcome], undisturbed: Path, tmp_path: Path) -> None:
+        """A repeat of the command tries them again, and them only; then nothing is missing."""
+        root = shutil.copytree(short[0], tmp_path / "again")
+        before = [len(run.samples) for run in runs(root)]
+        assert execute(root).message == ""
+
+        assert decoded(root) == decoded(undisturbed)
+        assert [len(run.samples) for run in runs(root)] == before == [12, 12]
+        assert [sum(s.segment == len(r.manifest.segments) - 1 for s in r.samples) for r in runs(root)] == [2, 2]
+
+    def test_other_commands(self, short: tuple[Path, runner.Outcome]) -> None:
+        """`score`, `compare` and `report` take such records, and change none."""
+        root, _ = short
+        before = bytes_of(root)
+        folders = [str(run.folder) for run in runs(root)]
+        for words in (["score", str(root), "--workers", "1"], ["compare", *folders], ["report", str(root)]):
+            result = CliRunner().invoke(cli.app, words)
+            assert result.exit_code in (0, 1) and (result.exception is None or isinstance(result.exception, SystemExit))
+        assert "0 of 10 scores are others" in CliRunner().invoke(cli.app, ["score", str(root), "--workers", "1"]).output
+        assert bytes_of(root) == before
+
+
+def test_an_oracle_without_its_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the baseline lacked memory its oracle has nothing to go by: it does the rest, and says why it stopped."""
+    Device(monkeypatch, 4, CPU_ALLOCATOR, never=[0])
+    outcome = execute(tmp_path, ["fixed-step", "oracle"], limit=8)
+
+    states = {run.manifest.strategy.name: run for run in load_runs(tmp_path)}
+    assert (states["fixed-step"].manifest.status, states["oracle"].manifest.status) == ("finished", "failed")
+    assert len(states["oracle"].samples) == 4
+    assert outcome.exit_code == 1 and "no decode of fixed-step to go by" in outcome.message
+
+
+@pytest.mark.parametrize(
+    ("failing", "is_memory"),
+    [
+        (lambda: torch.empty(10**15), True),
+        (lambda: [0] * 10**15, True),
+        (lambda: torch.zeros(2) @ torch.zeros(3), False),
+        (lambda: int("x"), False),
+    ],
+    ids=["tensor", "list", "shapes", "value"],
+)
+def test_what_is_a_lack_of_memory(failing: Callable[[], Any], is_memory: bool) -> None:
+    """Torch's allocator and Python's are recognised by what they raise here; other failures are not taken for it."""
+    with pytest.raises((RuntimeError, MemoryError, ValueError)) as raised:
+        failing()
+    assert is_out_of_memory(raised.value) == is_memory
