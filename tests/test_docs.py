@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 from builder import skip_without_builder
 
-from l2pd_bench import cli
+from l2pd_bench import cli, conformance
 from l2pd_bench.conformance import ORDER
 from l2pd_bench.records import load_runs
 
@@ -79,6 +79,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_tutorial(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A reader who writes the tutorial's files and calls its commands gets what it says, to the last row."""
     skip_without_builder()
+    monkeypatch.setattr(conformance, "SPEED_ROUNDS", 1)  # seconds are no fact of a page
     shown = ""
     for block in blocks(TUTORIAL):
         if block.language in ("python", "toml"):
