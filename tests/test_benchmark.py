@@ -129,6 +129,8 @@ class TestEngine:
         assert found["in-block step / its FLOPs, cache dual, batch 8"] == (0.5, "")
         assert found["samples per second, cache dual, batch 8"] == (0.8, "")
         assert found["an in-block step is compute-bound from batch, cache dual"] == (2.0, "")
+        on_cpu = benchmark_engine._limits(turns, [Rates(400.0, 50.0)], 25, on_device=False)
+        assert not [f for f in on_cpu if f.verdict]  # weights may stay in its caches
 
     def test_small(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         """The issue's figures come from one command, here with random prompts and two batch sizes."""
