@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from threading import current_thread, main_thread
 from time import monotonic, sleep
 from typing import Any
 
@@ -36,18 +38,14 @@ SETTINGS = {  # of ray's own processes, where it is told nothing else
 PLACING, PREPARING, READY, BUSY = "placing", "preparing", "ready", "busy"
 
 
-def ray_executor(plan: Plan) -> ShardedExecutor:
+def ray_executor(plan: Plan, crew: RayCrew | None = None) -> ShardedExecutor:
     """Workers for a plan, ready; UsageError or BenchError, with the reason, if there can be none."""
-    if find_spec("ray") is None:
-        raise UsageError(
-            'executor: got ray, which is not installed; pip install "l2pd-bench[ray]", or use --executor local'
-        )
     strategies, tasks, items = load_all_but_host(plan)  # what is wrong with these is known before anything is started
 
     def tell(text: str) -> None:
         Console(stderr=True).print(f"note: {text}", style="yellow", markup=False, soft_wrap=True)
 
-    crew = RayCrew(plan)
+    crew = crew or RayCrew(plan)
     try:
         members = gather(crew, tell)
         theirs = commonest(members)
@@ -74,6 +72,7 @@ class RayCrew:
 
     def __init__(self, plan: Plan) -> None:
         """Start ray, or join what is at the plan's address."""
+        self._sigterm = signal.getsignal(signal.SIGTERM)
         self._folder = _start(plan.address)
         try:
             self._device = _device(plan)
@@ -133,6 +132,9 @@ class RayCrew:
         import ray
 
         ray.shutdown()  # ends this run's actors, too
+        ray._private.worker._worker_logs_enabled = True
+        if current_thread() is main_thread():
+            signal.signal(signal.SIGTERM, self._sigterm)  # ray has put its own there
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -195,12 +197,17 @@ class RayCrew:
 
 def _start(address: str | None) -> Path | None:
     """Join a cluster, or start one in a folder of its own, which is returned."""
+    if find_spec("ray") is None:
+        raise UsageError(
+            'executor: got ray, which is not installed; pip install "l2pd-bench[ray]", or use --executor local'
+        )
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     import ray
 
     if ray.is_initialized():
         raise UsageError("executor: this process has used ray already; call ray.shutdown() before")
+    ray._private.worker._worker_logs_enabled = False  # else it tells of every death on stdout, where the board goes
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is not None:
         try:

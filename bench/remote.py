@@ -59,9 +59,9 @@ def report_of(plan: Plan, agenda: Agenda) -> Report:
 
 
 def source_hash() -> str:
-    """Of all Python files of the harness: an equal version may still be another checkout."""
+    """Of the Python files that decode and record: an equal version may still be another checkout."""
     digest = hashlib.sha256()
-    for folder in ("l2pd_bench", *(f"l2pd_bench.{name}" for name in ("hosts", "report", "strategies", "tasks"))):
+    for folder in ("l2pd_bench", *(f"l2pd_bench.{name}" for name in ("hosts", "strategies", "tasks"))):
         for path in sorted((p for p in files(folder).iterdir() if p.name.endswith(".py")), key=lambda p: p.name):
             digest.update(f"{folder}/{path.name}\0".encode() + path.read_bytes())
     return digest.hexdigest()

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from copy import copy
+from itertools import islice
 from time import monotonic
 from typing import NamedTuple, Protocol
 
@@ -184,6 +186,14 @@ class ShardedExecutor:
     def close(self) -> None:
         """See `Executor.close`."""
         self._crew.close()
+
+    def first(self, count: int) -> ShardedExecutor:
+        """The same with the first so many of its workers; BenchError if it has fewer."""
+        if count > len(self._names):
+            raise BenchError(f"executor: got {len(self._names)} workers that are ready, expected {count}; try again")
+        fewer = copy(self)
+        fewer._names, fewer._at = dict(islice(self._names.items(), count)), {}
+        return fewer
 
     def _feed(self, member: Member, shards: Shards, chunk: Chunk | None = None) -> Iterator[Done]:
         """Ask a worker for the next batch of its chunk, or of a new one; those of failed rows are given as such."""
