@@ -39,17 +39,20 @@ class Device:
         self.room, self._never, self._failure = room, [AnalyticHost().encode(items[i].prompt) for i in never], failure
         monkeypatch.setattr(worker, "decode", self._decode)
 
-    def _decode(self, host: Any, strategy: Any, prompts: Sequence[Prompt], *rest: Any) -> BatchDecoded:
-        self.sizes.append(len(prompts))
-        if len(prompts) > self.room or any(prompt in self._never for prompt in prompts):
+    def _decode(
+        self, host: Any, strategy: Any, prompts: Sequence[Prompt], *rest: Any, slots: int | None = None, **options: Any
+    ) -> BatchDecoded:
+        self.sizes.append(at_once := min(slots or len(prompts), len(prompts)))
+        options |= {} if slots is None else {"slots": slots}
+        if at_once > self.room or any(prompt in self._never for prompt in prompts):
             raise self._failure
-        return decode(host, strategy, prompts, *rest)
+        return decode(host, strategy, prompts, *rest, **options)
 
 
-def execute(output: Path, strategy: list[str] = SPECS, *, limit: int = 12) -> runner.Outcome:
-    """Run a small plan in batches of four."""
+def execute(output: Path, strategy: list[str] = SPECS, *, limit: int = 12, batch_size: int = 4) -> runner.Outcome:
+    """Run a small plan in batches of four, or as said."""
     asked = {"model": "analytic", "task": ["analytic-shuffle"], "strategy": strategy, "temperature": 1.0}
-    setting = {"gen_length": [4], "block_length": 4, "batch_size": [4], "limit": limit, "output": output}
+    setting = {"gen_length": [4], "block_length": 4, "batch_size": [batch_size], "limit": limit, "output": output}
     return runner.execute(make_plan(None, {**asked, **setting}), command="REPEAT")
 
 
@@ -101,9 +104,9 @@ def test_other_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     device = Device(monkeypatch, 4, CPU_ALLOCATOR)
     fits = worker.decode
 
-    def second_needs_more(host: Any, strategy: Any, prompts: Sequence[Prompt], *rest: Any) -> BatchDecoded:
+    def second_needs_more(host: Any, strategy: Any, prompts: Any, *rest: Any, **options: Any) -> BatchDecoded:
         device.room = 4 if strategy.name == "fixed-step" else 2
-        return fits(host, strategy, prompts, *rest)
+        return fits(host, strategy, prompts, *rest, **options)
 
     monkeypatch.setattr(worker, "decode", second_needs_more)
     execute(tmp_path)
@@ -170,11 +173,11 @@ class TestOneThatNeverFits:
 def test_an_oracle_without_its_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the baseline lacked memory its oracle has nothing to go by: it does the rest, and says why it stopped."""
     Device(monkeypatch, 4, CPU_ALLOCATOR, never=[0])
-    outcome = execute(tmp_path, ["fixed-step", "oracle"], limit=8)
+    outcome = execute(tmp_path, ["fixed-step", "oracle"], limit=4, batch_size=1)
 
     states = {run.manifest.strategy.name: run for run in load_runs(tmp_path)}
     assert (states["fixed-step"].manifest.status, states["oracle"].manifest.status) == ("finished", "failed")
-    assert len(states["oracle"].samples) == 4
+    assert [s.doc_id for s in states["oracle"].samples] == [f"analytic-shuffle/00{i}" for i in (1, 2, 3)]
     assert outcome.exit_code == 1 and "no decode of fixed-step to go by" in outcome.message
 
 
