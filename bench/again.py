@@ -17,6 +17,7 @@ import torch
 
 from l2pd_bench.errors import UsageError
 from l2pd_bench.hosts.attention import KERNELS, SDPA
+from l2pd_bench.hosts.plain import NAME as PLAIN
 from l2pd_bench.hosts.pretrained import RANDOM
 from l2pd_bench.job import Job, prepare_job, wanted_of
 from l2pd_bench.plan import Plan
@@ -150,7 +151,7 @@ def plan_of(runs: Sequence[Run], ids: Sequence[str], options: Mapping[str, Any])
     return Plan(**chosen), notes
 
 
-def _host_options(manifest: Manifest) -> dict[str, str | None]:
+def _host_options(manifest: Manifest) -> dict[str, str | bool | None]:
     """What to ask a host's loader for, as far as it was a choice; the hashes show whether it has become the same."""
     setting = {name: str(value) for name, value in manifest.protocol.items()}
     try:
@@ -163,6 +164,7 @@ def _host_options(manifest: Manifest) -> dict[str, str | None]:
         "dtype": setting["dtype"],
         "revision": setting["revision"] if _COMMIT.fullmatch(setting["revision"]) else None,
         "attention": setting["attention"] if chosen else None,
+        "fast": setting["attention"] != PLAIN,
         "weights": RANDOM if setting["weights_hash"].startswith(RANDOM) else None,
     }
 

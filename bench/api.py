@@ -59,6 +59,7 @@ def run(
     revision: str | None = None,
     attention: str | None = None,
     weights: str | None = None,
+    fast: bool | None = None,
     sandbox: str | None = None,
     unsafe_code: bool | None = None,
     output: str | Path | None = None,
@@ -161,7 +162,9 @@ def _command(suite: str | None, options: Mapping[str, Any]) -> str:
     words = ["l2pd-bench", "run", *([suite] if suite else [])]
     for name, value in options.items():
         option = f"--{OPTIONS.get(name, name).replace('_', '-')}"
-        if isinstance(value, bool):
+        if name == "fast":
+            words += [] if value else ["--no-fast"]
+        elif isinstance(value, bool):
             words += [option] if value else []
         else:
             words += [word for each in (value if isinstance(value, list) else [value]) for word in (option, str(each))]

@@ -11,6 +11,8 @@ from l2pd_bench.trace import TraceFile
 from l2pd_bench.worker import Assignment
 from l2pd_bench.writer import RunWriter
 
+ROUNDS = 2  # of a batch in one turn, so that whoever ends first makes room for another
+
 
 @dataclass
 class Cell:
@@ -58,7 +60,9 @@ def turns(cells: Sequence[Cell], items: Sequence[Item]) -> Iterator[tuple[Cell, 
     """
     turns = []
     for place, cell in enumerate(cells):
-        batches = list(_chunks([item for item in items if item.doc_id not in cell.writer.done], cell.asked.batch_size))
+        size = cell.asked.batch_size
+        left = [item for item in items if item.doc_id not in cell.writer.done]
+        batches = list(_chunks(left, size if size == 1 else size * ROUNDS))
         for i, batch in enumerate(batches):
             turns.append(((i + 0.5) / len(batches), (place - i) % len(cells), place, batch))
     waiting: list[tuple[Cell, Sequence[Item]]] = []

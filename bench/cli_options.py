@@ -42,6 +42,10 @@ Attention = Annotated[
     str | None, typer.Option("--attn", help="sdpa, sdpa-flash, sdpa-math, ... [default: sdpa, torch chooses]")
 ]
 Weights = Annotated[str | None, typer.Option(help="random: a model's shape without its checkpoint, to measure speed.")]
+NoFast = Annotated[
+    bool,
+    typer.Option("--no-fast", help="Compute every forward the plain way, slowly: is it what the fast way computes?"),
+]
 Sandbox = Annotated[
     str | None, typer.Option(help="Of generated code: bwrap, landlock. [default: the first that works here]")
 ]

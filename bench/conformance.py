@@ -59,10 +59,7 @@ STATE = (
     "closure that begin() returns, and draw from view.uniform()"
 )
 SEED = "the global random numbers matter: draw from view.uniform()"
-ROWS = (
-    "reduce over the last dimension only, x.amax(-1, keepdim=True) and not x.max(), and look memory up by view.rows "
-    "or rebuild it at view.step == 0"
-)
+ROWS = "reduce over the last dimension only, x.amax(-1, keepdim=True) and not x.max(), as rows are different samples"
 LOOP = "the rule must depend on the values in the view, and copy what it keeps of them"
 
 

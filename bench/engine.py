@@ -17,10 +17,10 @@ from l2pd_bench import step
 from l2pd_bench.auxiliary import Auxiliary
 from l2pd_bench.cache import POLICIES, policy
 from l2pd_bench.canvas import Canvas
+from l2pd_bench.decoded import Decoded, Row, blocks_of, end_of, turns_of
 from l2pd_bench.errors import PluginError, UsageError, unknown
 from l2pd_bench.hosts.base import Host
 from l2pd_bench.measure import Stopwatch
-from l2pd_bench.decoded import Decoded, Row, blocks_of, end_of, turns_of
 from l2pd_bench.strategies.base import Context, Decision, Strategy
 
 EOT_POLICIES = {
@@ -241,7 +241,7 @@ class _Loop:
         # 2) what the strategy sees, and 3) what it decides
         seen = step.predict(host, canvas, logits, at, temperature)
         block_ids = canvas.columns(blocks, rows[0].block.stop - rows[0].block.start)
-        view = step.observe(host, canvas, seen, block_ids, at, temperature)
+        view = step.observe(host, canvas, seen, block_ids, at, temperature, may_end=eot == "predict")
         views = step.split(view, canvas, at, temperature, alone=strategy.has_memory)
         mark, decisions = watch.start(), list[Decision]()
         for part in views:

@@ -33,6 +33,7 @@ def follow(job: Job, cell: Cell, items: Sequence[Item], seed: int, watch: Watch 
         [sample_seed(seed, item.doc_id) for item in items],
         cell.references(items),
         [cell.writer.samples[item.doc_id].output_ids for item in items],
+        cell.asked.batch_size,
     )
     if watch is None:
         return trace_batch(job.host, cell.asked.strategy, cell.asked.settings, batch)

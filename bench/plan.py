@@ -53,6 +53,7 @@ class Plan:
     revision: str | None = None
     attention: str | None = None
     weights: str | None = None
+    fast: bool = True  # False: the plain way to compute, to judge the fast one by
     sandbox: str | None = None
     unsafe_code: bool = False
     output: Path = Path("runs")
@@ -110,9 +111,9 @@ class Plan:
             )
 
     @property
-    def host_options(self) -> dict[str, str | None]:
+    def host_options(self) -> dict[str, str | bool | None]:
         """How the model shall compute: fields of `HostRequest`."""
-        return {name: getattr(self, name) for name in ("device", "dtype", "revision", "attention", "weights")}
+        return {name: getattr(self, name) for name in ("device", "dtype", "revision", "attention", "weights", "fast")}
 
     def settings(self, gen_length: int) -> dict[Setting, list[str]]:
         """Every setting of the matrices with its strategies; `gen_length` is the task's, where no other is named."""

@@ -68,7 +68,7 @@ class ProbeSession:
         prompt = noise.mix((word * is_prompt).sum(-1, keepdim=True))
         masks = self.length - 1 - is_prompt.sum(-1, keepdim=True)
         end = masks - 4 - (prompt & 0xFFFF) % (masks - 8)  # (B, 1), from the right
-        at = torch.tensor([[c for c in range(b.start, b.stop)] for b in blocks]).clamp(max=self.length - 1)  # (B, N)
+        at = torch.tensor([list(range(b.start, b.stop)) for b in blocks]).clamp(max=self.length - 1)  # (B, N)
         place, left = self.from_right[at], held.gather(1, at - 1)
         choice = noise.mix(prompt + place * 1000 + left)  # (B, N)
         tokens = SPECIAL + (choice & 0xFFFF) % (self.host.vocab_size - SPECIAL)

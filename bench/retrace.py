@@ -27,15 +27,15 @@ def trace_again(run: Run, doc_id: str, data_dir: Path | None = None) -> Trace:
     job = prepare_same(plan, [run])
     (task,) = job.tasks
     items = {item.doc_id: item for item in job.items[task.name]}
-    wanted = {spec.spec: (strategy, settings) for strategy, spec, settings, _ in wanted_of(plan, task, job.strategies)}
-    strategy, settings = wanted[run.manifest.strategy.spec]
+    wanted = {spec.spec: (strategy, at, size) for strategy, spec, at, size in wanted_of(plan, task, job.strategies)}
+    strategy, settings, slots = wanted[run.manifest.strategy.spec]
     prompts, seeds = [job.prompts[task.name, i] for i in ids], [sample_seed(plan.seed, i) for i in ids]
     references = None
     if strategy.uses_reference:
-        baseline = decode(job.host, wanted[BASELINE][0], prompts, seeds, settings)
+        baseline = decode(job.host, wanted[BASELINE][0], prompts, seeds, settings, slots=slots)
         references = [sample.output_ids for sample in baseline.samples]
     output_ids = [sample.output_ids for sample in samples if sample.status == "ok"]
-    batch = Batch([items[i] for i in ids], prompts, seeds, references, output_ids)
+    batch = Batch([items[i] for i in ids], prompts, seeds, references, output_ids, slots)
     try:
         traces = trace_batch(job.host, strategy, settings, batch)
     except PluginError as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from l2pd_bench.decoded import Decoded
-from l2pd_bench.engine import BatchDecoded
 from l2pd_bench.hosts.base import Host
 from l2pd_bench.schema import Nfe, Sample, Seconds, Tokens
 from l2pd_bench.tasks.base import Verdict, cut_at
@@ -15,7 +14,6 @@ def sample_record(
     host: Host,
     doc_id: str,
     sample: Decoded,
-    batch: BatchDecoded,
     *,
     stop: Sequence[str],
     grade: Callable[[str], Verdict] | None,
@@ -24,13 +22,12 @@ def sample_record(
     segment: int,
     elapsed_s: float,
 ) -> Sample:
-    """The record of one decoded sample of `batch`; where nobody grades, its score is 0 and says nothing."""
+    """The record of one decoded sample; where nobody grades, its score is 0 and says nothing."""
     ids = sample.output_ids
     net = ids[: ids.index(host.eot_id)] if host.eot_id in ids else ids
     text = host.decode(net)
     answer_text = cut_at(text, stop)
     verdict = grade(answer_text) if grade is not None else Verdict(answer_text, 0.0)
-    size = len(batch.samples)
     return Sample(
         doc_id=doc_id,
         status="ok",
@@ -49,12 +46,7 @@ def sample_record(
         forced_commits=sample.forced_commits,
         overrides=sample.overrides,
         cut_tokens=sample.cut_tokens,
-        seconds=Seconds(
-            decode=batch.decode_s / size,
-            model=batch.model_s / size,
-            select=batch.select_s / size,
-            latency=batch.decode_s,
-        ),
+        seconds=Seconds(decode=sample.decode_s, model=sample.model_s, select=sample.select_s, latency=sample.latency_s),
         segment=segment,
         elapsed_s=elapsed_s,
         timed=True,

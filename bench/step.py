@@ -38,8 +38,8 @@ class Applied(NamedTuple):
     ids: Tensor  # (B, N) int64: the block now
     is_open: Tensor  # (B, 1) bool: had candidates
     forced: Tensor  # (B, 1) bool: the strategy chose none of them
-    overridden: Tensor  # (B, 1) bool: other tokens than the model's picks were filled in
-    broken: Tensor  # (B, 1) bool: a candidate's confidence is no number
+    overridden: Tensor | None  # (B, 1) bool: other tokens than the model's picks were filled in; None: in no row
+    broken: Tensor  # (B, 1) bool: a confidence is no number
     accepted: Tensor  # (B, N) bool: filled, and what the rule itself was sure of
 
 
@@ -49,8 +49,8 @@ class RowRead(NamedTuple):
     ids: list[int]  # of the block
     end: int  # the column behind its last
     forced: bool
-    overridden: bool
     is_broken: bool
+    overridden: bool = False
 
 
 class Told(NamedTuple):
@@ -76,7 +76,7 @@ def predict(
     sample by the Gumbel-max trick; MASK is never picked.
     """
     logits = logits.float()
-    logits[..., host.mask_id] = -torch.inf
+    logits.select(-1, host.mask_id).fill_(-torch.inf)
     if temperature > 0:
         told = torch.tensor(at, device=logits.device)  # (B, 2)
         offsets = told[:, :1] - canvas.start + torch.arange(logits.shape[1], device=logits.device)
@@ -89,22 +89,32 @@ def predict(
 
 
 def observe(
-    host: Host, canvas: Canvas, seen: Prediction, block_ids: Tensor, at: Sequence[tuple[int, int]], temperature: float
+    host: Host,
+    canvas: Canvas,
+    seen: Prediction,
+    block_ids: Tensor,
+    at: Sequence[tuple[int, int]],
+    temperature: float,
+    *,
+    may_end: bool,
 ) -> StepView:
     """The view of the blocks, as if all rows were where the first is; `split` gives each what is its own.
 
-    Columns that no row has any more are there as positions of confidence 0.
+    Where rows `may_end` inside a block, the columns behind an end are positions of confidence 0.
     """
     n = block_ids.shape[1]
-    logits, tokens, confidence = (part[:, :n] for part in seen)
-    if missing := n - tokens.shape[1]:
+    logits, tokens, confidence = seen
+    missing = n - tokens.shape[1]
+    if missing < 0:
+        logits, tokens, confidence = logits[:, :n], tokens[:, :n], confidence[:, :n]
+    if missing > 0:
         logits, tokens = F.pad(logits, (0, 0, 0, missing)), F.pad(tokens, (0, missing), value=host.eot_id)
         logits[:, -missing:, host.mask_id] = -torch.inf
         confidence = F.pad(confidence, (0, missing))
     (start, step), offset = at[0], at[0][0] - canvas.start
     return StepView(
         tokens=tokens,
-        confidence=confidence.masked_fill(block_ids == PAD, 0.0),
+        confidence=confidence.masked_fill(block_ids == PAD, 0.0) if may_end else confidence,
         logits=logits,
         candidates=block_ids == host.mask_id,
         canvas=canvas.ids,
@@ -186,12 +196,11 @@ def commit(view: StepView, decision: Decision, block_ids: Tensor, host: Host) ->
     candidates = block_ids == host.mask_id  # anew: a rule may have worked in place on those it was shown
     chosen = decision.commit & candidates
     is_open = candidates.any(-1, keepdim=True)
-    stuck = is_open & ~chosen.any(-1, keepdim=True)  # (B, 1)
+    stuck = is_open ^ chosen.any(-1, keepdim=True)  # (B, 1): what is chosen is a candidate
     accepted = chosen if decision.accepted is None else chosen & decision.accepted
-    first = view.confidence.masked_fill(~candidates, -1.0).argmax(-1, keepdim=True)
+    first = torch.where(candidates, view.confidence, -1.0).argmax(-1, keepdim=True)
     filled_now = chosen.scatter(1, first, chosen.gather(1, first) | stuck)
-    tokens = view.tokens
-    overridden = torch.zeros_like(stuck)
+    tokens, overridden = view.tokens, None
     if decision.tokens is not None:
         given = torch.where(stuck, tokens, decision.tokens)
         overridden = (filled_now & (given != tokens)).any(-1, keepdim=True)
@@ -200,7 +209,7 @@ def commit(view: StepView, decision: Decision, block_ids: Tensor, host: Host) ->
     if decision.remask is not None:
         is_committed = block_ids != PAD
         filled.masked_fill_(decision.remask & is_committed & ~filled_now & is_open, host.mask_id)
-    broken = (view.confidence.isnan() & candidates).any(-1, keepdim=True)
+    broken = view.confidence.isnan().any(-1, keepdim=True)
     return Applied(filled, is_open, stuck, overridden, broken, accepted)
 
 
@@ -228,8 +237,9 @@ def cut(host: Host, canvas: Canvas, seen: Prediction, applied: Applied, starts: 
 def read(canvas: Canvas, starts: Sequence[int], applied: Applied) -> list[RowRead]:
     """The only read of tensors on the host in a step."""
     block_ids = canvas.columns(starts, applied.ids.shape[1])
-    told = torch.cat([block_ids, canvas.ends[:, None], applied.forced, applied.overridden, applied.broken], 1)
-    return [RowRead(row[:-4], row[-4], bool(row[-3]), bool(row[-2]), bool(row[-1])) for row in told.tolist()]
+    flags = [applied.forced, applied.broken, *([] if applied.overridden is None else [applied.overridden])]
+    told, n = torch.cat([block_ids, canvas.ends[:, None], *flags], 1), block_ids.shape[1]
+    return [RowRead(row[:n], row[n], *map(bool, row[n + 1 :])) for row in told.tolist()]
 
 
 def _reference(reference: Tensor, offset: int, n: int) -> Tensor:

@@ -28,6 +28,7 @@ class Batch(NamedTuple):
     seeds: Sequence[int]
     references: Sequence[Sequence[int]] | None  # see `engine.decode`
     output_ids: Sequence[Sequence[int]]
+    slots: int  # how many of them at a time
 
 
 class Tracer:
@@ -71,7 +72,7 @@ def trace_batch(
     Raises PluginError if a sample comes out otherwise this time.
     """
     tracer = Tracer(host, len(batch.items), settings.gen_length, on_step)
-    again = decode(host, strategy, batch.prompts, batch.seeds, settings, batch.references, tracer)
+    again = decode(host, strategy, batch.prompts, batch.seeds, settings, batch.references, tracer, slots=batch.slots)
     others = [
         item.doc_id
         for item, sample, ids in zip(batch.items, again.samples, batch.output_ids, strict=True)

@@ -68,7 +68,7 @@ class _NotBegun(Exception):  # no error: somebody asked for the end
     """A decode that was not begun, as the worker was stopped."""
 
 
-_DecodeRows = Callable[[range], BatchDecoded]
+_DecodeRows = Callable[[range, int], BatchDecoded]  # of some rows of a batch, so many at a time
 
 
 class WorkerName(NamedTuple):
@@ -100,23 +100,25 @@ class Worker:
     def decode(
         self, asked: Assignment, batch: Sequence[Item], references: Callable[[], list[list[int]] | None]
     ) -> Turn:
-        """Decode and grade a batch, the first of a row after a warm-up; what a strategy or a task raises is told.
+        """Decode and grade some items, the first of a row after a warm-up; what a strategy or a task raises is told.
 
-        Where the memory does not suffice, the same items are decoded half as many at a time;
-        one that does not fit alone is recorded as such, and counts as wrong. `references`
+        As many at a time as the batch size says. Where the memory does not suffice, the same
+        items are decoded half as many at a time; one that does not fit alone is recorded as
+        such, and counts as wrong. `references`
         gives the baseline's decodes of the batch, where the strategy is shown them.
         """
         errors, turn = list[str](), Turn([])
         with telling(errors, asked):
             decode_rows = self._decoder(asked, batch, references())
             while (at := len(turn.samples)) < len(batch):
-                rows = range(at, min(at + self._fits.get(asked.key, len(batch)), len(batch)))
+                slots = min(self._fits.get(asked.key, asked.batch_size), len(batch) - at)
+                rows = range(at, len(batch) if slots > 1 else at + 1)
                 lacking = None
                 try:
                     if asked.key not in self._warm:
-                        turn = turn._replace(**self._warm_up(decode_rows, rows)._asdict())
+                        turn = turn._replace(**self._warm_up(decode_rows, rows[:slots])._asdict())
                         self._warm.add(asked.key)
-                    decoded = decode_rows(rows)
+                    decoded = decode_rows(rows, slots)
                 except _NotBegun:
                     break
                 except (MemoryError, RuntimeError) as error:
@@ -127,7 +129,7 @@ class Worker:
                     done = self._records(asked, batch[rows.start : rows.start + len(decoded.samples)], decoded)
                     turn = turn._replace(samples=[*turn.samples, *done])
                 else:  # the exception is gone by now, and what it held
-                    turn = self._smaller(turn, asked, batch, rows, lacking)
+                    turn = self._smaller(turn, asked, batch[at], slots, lacking)
         if errors:
             turn = Turn([], error=errors[0], notes=turn.notes)
         return turn._replace(foreign=tuple(self._foreign.see()))
@@ -137,31 +139,39 @@ class Worker:
         ids = [self.job.prompts[asked.task.name, item.doc_id] for item in batch]
         seeds = [sample_seed(self._seed, item.doc_id) for item in batch]
 
-        def decode_rows(which: range) -> BatchDecoded:
+        def decode_rows(which: range, slots: int) -> BatchDecoded:
             if self._stopping:
                 raise _NotBegun
             rows = slice(which.start, which.stop)
             shown = known and known[rows]
             with at_most(self._timeout, f"{asked.strategy.name} on {asked.task.name}, {batch[which.start].doc_id}"):
-                return decode(self.job.host, asked.strategy, ids[rows], seeds[rows], asked.settings, shown)
+                return decode(
+                    self.job.host,
+                    asked.strategy,
+                    ids[rows],
+                    seeds[rows],
+                    asked.settings,
+                    shown,
+                    slots=slots,
+                    goes_on=lambda: not self._stopping,
+                )
 
         return decode_rows
 
     def _warm_up(self, decode_rows: _DecodeRows, rows: range) -> _Warmed:
-        warmup, warm = warm_up(lambda: decode_rows(rows))
-        return _Warmed(warmup, compare_alone(warm, lambda i: decode_rows(rows[i : i + 1])))
+        warmup, warm = warm_up(lambda: decode_rows(rows, len(rows)))
+        return _Warmed(warmup, compare_alone(warm, lambda i: decode_rows(rows[i : i + 1], 1)))
 
-    def _smaller(self, turn: Turn, asked: Assignment, batch: Sequence[Item], rows: range, lacking: str) -> Turn:
-        """After rows that did not fit: fewer from now on, or, where it was one, its record."""
+    def _smaller(self, turn: Turn, asked: Assignment, first: Item, slots: int, lacking: str) -> Turn:
+        """After rows that did not fit: fewer at a time from now on, or, where it was one, its record."""
         free(self.job.host.device)
-        notes = list(dict.fromkeys([*turn.notes, f"out of memory at a batch of {len(rows)}"]))
+        notes = list(dict.fromkeys([*turn.notes, f"out of memory at a batch of {slots}"]))
         turn = turn._replace(notes=tuple(notes))
-        if len(rows) > 1:
-            self._fits[asked.key] = len(rows) // 2
+        if slots > 1:
+            self._fits[asked.key] = slots // 2
             return turn
-        doc_id = batch[rows.start].doc_id
-        prompt_tokens = len(self.job.prompts[asked.task.name, doc_id])
-        failed = oom_record(doc_id, lacking, prompt_tokens, NO_SEGMENT, perf_counter() - self._began)
+        prompt_tokens = len(self.job.prompts[asked.task.name, first.doc_id])
+        failed = oom_record(first.doc_id, lacking, prompt_tokens, NO_SEGMENT, perf_counter() - self._began)
         return turn._replace(samples=[*turn.samples, failed])
 
     def foreign(self) -> list[str]:
@@ -176,7 +186,6 @@ class Worker:
                 job.host,
                 item.doc_id,
                 sample,
-                decoded,
                 stop=asked.task.stop,
                 grade=partial(grader.grade, asked.task, item) if grader else None,
                 prompt_tokens=len(job.prompts[asked.task.name, item.doc_id]),

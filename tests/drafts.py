@@ -59,7 +59,6 @@ def view_of(logits: Tensor, noise: Tensor | None, temperature: float, canvas: Te
         canvas=canvas,
         start=canvas.shape[1] - logits.shape[1],
         step=0,
-        rows=tuple(range(len(logits))),
         uniform=lambda: torch.rand(logits.shape[:2]),
         gumbel=None if noise is None else lambda: noise,
     )

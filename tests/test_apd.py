@@ -84,7 +84,7 @@ def test_rule_equals_its_slow_reading(variant: str, temperature: float) -> None:
             assert decision.commit[row].nonzero()[:, 0].tolist() == masks[:count]
             assert tokens[row][masks].tolist() == [draft[j] for j in masks]
             only = slice(row, row + 1)
-            alone = replace(view, **{name: x[only] for name, x in before.items()}, rows=(row,))
+            alone = replace(view, **{name: x[only] for name, x in before.items()})
             if noise is not None:
                 alone = replace(alone, gumbel=lambda x=noise[only]: x)
             assert torch.equal(

@@ -20,7 +20,7 @@ from l2pd_bench.hosts.analytic import AnalyticHost
 from l2pd_bench.hosts.base import Host
 from l2pd_bench.hosts.causal_lm import flops_of
 from l2pd_bench.hosts.mini import MiniHost
-from l2pd_bench.scorer import BatchScorer, load_scorer
+from l2pd_bench.scorer import SampleScorer, load_scorer
 from l2pd_bench.strategies.base import StepView
 
 
@@ -81,8 +81,8 @@ def test_ids_that_only_the_host_has_are_never_predicted(mini: MiniHost, tmp_path
     wide = MiniHost("wide", mini.model, mini.tokenizer, "")
     wide.vocab_size = mini.vocab_size + 7
     none, canvas = torch.empty(0), torch.full((1, 20), 7)
-    view = StepView(none, none, none, none, canvas, 10, 0, (0,), lambda: none)
-    scorer = BatchScorer(load_scorer(str(folder), wide), [0], 20, lambda flops: None)
+    view = StepView(none, none, none, none, canvas, 10, 0, lambda: none)
+    scorer = SampleScorer(load_scorer(str(folder), wide), 0, 20, lambda flops: None)
     with torch.inference_mode():
         logits = scorer.score(view, torch.tensor([[8, wide.vocab_size - 1, 9]]))
 

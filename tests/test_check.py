@@ -159,20 +159,6 @@ BAD: dict[str, tuple[str, list[str], str, str]] = {
         "reduce over the last dimension only",
         "def select(self, view)",
     ),
-    "remembers by place in the batch": (
-        "    def begin(self, context):\n"
-        "        kept = {}\n"
-        "        def rule(view):\n"
-        "            if not kept:\n"
-        "                kept['first'] = view.confidence.amax(-1, keepdim=True)\n"
-        "            bound = kept['first'][: len(view.tokens)]\n"
-        "            sure = (view.confidence >= bound) & view.candidates\n"
-        "            return Decision(sure | best(view.confidence, view.candidates))\n"
-        "        return rule\n",
-        ["rows"],
-        "look memory up by view.rows",
-        "def rule(view):",
-    ),
     "holds on to the canvas": (
         "    def begin(self, context):\n"
         "        kept = []\n"

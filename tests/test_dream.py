@@ -84,15 +84,15 @@ def test_windows_keep_the_row_left_of_the_block(cache: str, written: Written, ho
         block = slice(start, start + block_length)
         window = slice(start, LENGTH if cache == "prefix" else block.stop)
         with torch.inference_mode():
-            session.forward(columns(slice(0, LENGTH)), 0, block)
+            session.forward(columns(slice(0, LENGTH)), 0, block, rows=kept)
             first = {i: slow_forward(written, rows[i][: ends[i]], range(ends[i]), None) for i in kept}
             for i in kept:
                 rows[i][start - PADDING[i] - 1] = 5 + i  # is not fed again, so nobody may notice
                 rows[i][start - PADDING[i] + 3] = 40 + i
             if start == 24:
                 ends[2] -= 3
-                session.resize([PADDING[i] + ends[i] for i in kept])
-            got = session.forward(columns(window), start, block)
+            lengths = [PADDING[i] + ends[i] for i in kept]
+            got = session.forward(columns(window), start, block, rows=kept, lengths=lengths)
             for place, i in enumerate(kept):
                 own = range(start - PADDING[i], min(window.stop, PADDING[i] + ends[i]) - PADDING[i])
                 frozen = [(k[: ends[i]], v[: ends[i]]) for k, v in first[i][1]]
@@ -101,9 +101,8 @@ def test_windows_keep_the_row_left_of_the_block(cache: str, written: Written, ho
                 assert differ(got[place, : len(wanted)], wanted.float()) <= 1e-5
         if start == 16:
             kept = [2, 0]
-            session.keep(torch.tensor(kept))
             with pytest.raises(AssertionError, match="first forward feeds all columns"):
-                session.forward(columns(window), start, block)
+                session.forward(columns(slice(24, 32)), 24, slice(24, 32), rows=kept)
 
 
 def test_windows_that_begin_left_of_the_block(written: Written, host: PretrainedHost) -> None:
@@ -228,7 +227,7 @@ def test_what_a_record_needs(host: PretrainedHost, monkeypatch: pytest.MonkeyPat
     assert "<|mask|>" not in host.vocabulary() and host.vocabulary()["<|beginoftext|>"] == ids["<|beginoftext|>"]
     session = host.open([0], 8, cached=True)
     assert isinstance(session, ShiftedSession) and session.store is not None
-    assert session.store.shape == (3, 2, 1, 8, KV, 8)  # shared keys are stored once
+    assert session.store.shape == (3, 2, 1, 9, KV, 8)  # shared keys are stored once
 
 
 def test_what_only_dream_has_is_not_asked_of_a_scorer(host: PretrainedHost) -> None:

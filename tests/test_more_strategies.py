@@ -38,7 +38,7 @@ def observed(logits: Tensor, masked: Tensor, step: int, rows: tuple[int, ...]) -
     canvas[:, L - N :].masked_fill_(masked, MASK)
     picked, tokens = logits.max(-1)
     confidence = (picked - logits.logsumexp(-1)).exp()
-    return StepView(tokens, confidence, logits, masked, canvas, L - N, step, rows, lambda: torch.rand(len(rows), N))
+    return StepView(tokens, confidence, logits, masked, canvas, L - N, step, lambda: torch.rand(len(rows), N))
 
 
 def of_row(view: StepView, i: int) -> Row:

@@ -132,7 +132,7 @@ class TestColumns:
             for batch in range(6):
                 latency = random.Random(f"{spec} {batch}").uniform(1, 2) / speed
                 share = replace(sample(0).seconds, decode=latency / 8, latency=latency)
-                samples += [sample(8 * batch + i, seconds=share) for i in range(8)]
+                samples += [sample(8 * batch + i, seconds=share, elapsed_s=float(batch)) for i in range(8)]
             runs.append(record(tmp_path, manifest(spec, planned=48, batch_size=8), samples))
         together = rows(one_section(*runs))[FAST].speedup
         times = [[s.seconds.latency for s in run.samples[::8]] for run in runs]

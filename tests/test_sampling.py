@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -39,16 +39,15 @@ class Spy(Strategy):
 class FixedSession:
     """Gives every column the logits of its place in the block."""
 
-    def __init__(self, logits: Tensor, rows: int) -> None:
-        self.logits, self.rows = logits, rows
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
 
-    def forward(self, ids: Tensor, start: int, block: slice) -> Tensor:
+    def forward(self, ids: Tensor, start: Any, block: Any, **others: Any) -> Tensor:
         """The same in every row."""
-        return self.logits.repeat(self.rows, 1, 1)
+        return self.logits.repeat(len(ids), 1, 1)
 
-    def keep(self, rows: Tensor) -> None:
-        """Fewer rows."""
-        self.rows = len(rows)
+    def move(self, source: int, target: int) -> None:
+        """Nothing is kept."""
 
 
 class FixedHost(AnalyticHost):
@@ -59,9 +58,9 @@ class FixedHost(AnalyticHost):
     def __init__(self, logits: Tensor) -> None:
         self.logits = logits
 
-    def open(self, padding: Sequence[int], length: int, *, cached: bool) -> Session:
-        """Begin a batch."""
-        return FixedSession(self.logits, len(padding))
+    def open(self, padding: Sequence[int], length: int, *, cached: bool, slots: int | None = None) -> Session:
+        """Begin with some rows."""
+        return FixedSession(self.logits)
 
 
 @pytest.mark.parametrize("temperature", [0.3, 0.7, 1.0, 2.0])

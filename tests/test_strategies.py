@@ -58,7 +58,6 @@ def view(device: str, step: int = 0, seed: int = 0) -> StepView:
         canvas=canvas.to(device),
         start=L - N,
         step=step,
-        rows=tuple(range(B)),
         uniform=lambda: uniform.to(device),
     )
 
@@ -109,7 +108,7 @@ def test_rows_are_independent(strategy: Strategy) -> None:
     for row in range(B):
         only = slice(row, row + 1)
         tensors: dict[str, Any] = {name: x[only] for name, x in vars(seen).items() if isinstance(x, Tensor)}
-        alone = replace(seen, **tensors, rows=(row,), uniform=functools.partial(torch.clone, seen.uniform()[only]))
+        alone = replace(seen, **tensors, uniform=functools.partial(torch.clone, seen.uniform()[only]))
 
         assert torch.equal(strategy.begin(CONTEXT)(alone).commit & alone.candidates, together[only])
 

@@ -111,7 +111,7 @@ class TestReasons:
         runs = []
         for spec, pace in ((FIXED, 1.0), (FAST, 4.0)):
             made = [sample(i, speed=pace, forced_commits=0) for i in range(16)]
-            shared = [replace(s, seconds=replace(s.seconds, latency=pace + i // 8)) for i, s in enumerate(made)]
+            shared = [replace(s, elapsed_s=pace + i // 8) for i, s in enumerate(made)]
             runs.append(record(tmp_path, manifest(spec, planned=16, batch_size=8), shared))
         row = rows(one_section(*runs))[FAST]
 

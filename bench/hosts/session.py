@@ -89,12 +89,12 @@ class TransformerSession(_Rows):
         """Hidden rows (B, N, d) of the columns [start, start + N), before the final norm."""
         n, keys = ids.shape[1], max(lengths)
         attend = self.attend(padding, lengths, slice(0 if self.store is not None else starts[0], keys))
-        if attend is not None:
-            ids = ids.clamp(min=0)  # where a row has no column any token will do, as nothing attends to it
         store = None if self.store is None else self.store[:, :, slot : slot + len(ids)]
         at: int | Tensor = starts[0]
         if len(set(starts)) > 1:
             at = self.told(starts) + self.columns[:n]  # (B, N)
+        if attend is not None or isinstance(at, Tensor):
+            ids = ids.clamp(min=0)  # where a row has no column any token will do, as nothing attends to it
         cos, sin = self.rotary(at, n, padding)
         if isinstance(at, Tensor):
             at = torch.where(at < self.told(lengths), at, self.length)
@@ -163,7 +163,7 @@ class ShiftedSession(TransformerSession):
         return super().forward(ids, start, block, rows=rows, lengths=lengths, slot=slot)
 
     def wanted(self, hidden: Tensor, starts: Sequence[int], blocks: Sequence[slice], slot: int) -> Tensor:
-        """See `TransformerSession.wanted`: one to the left of the blocks, that before a window from where it is kept."""
+        """See `TransformerSession.wanted`: one to the left; that of before a window is where it is kept."""
         count, at = _size(blocks), [block.start for block in blocks]
         here = slice(slot, slot + len(at))
         if list(starts) == at:

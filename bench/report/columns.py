@@ -198,7 +198,7 @@ COLUMNS = (
     ),
     Column(
         "p50 s",
-        "median, and 90th percentile, of the decode seconds until a sample's batch is done",
+        "median, and 90th percentile, of the seconds from when a sample was begun until it was done",
         lambda row: _digits(row.latency_p50_s),
         "p90 s",
         lambda row: _digits(row.latency_p90_s),

@@ -157,13 +157,18 @@ def _title(protocol: dict[str, Scalar], protocol_hash: str, runs: Sequence[Run])
     return ", ".join(
         [
             f"{get('task')}: model {get('model')}, cache {get('cache')}, EoT {get('eot')}",
-            f"gen {get('gen_length')} / block {get('block_length')}, batch {get('batch_size')}",
+            f"gen {get('gen_length')} / block {get('block_length')}, {batch_of(get('batch_size'))}",
             f"temperature {get('temperature'):g}, {get('device')}",
             *([] if get("schedule") == "blocks" else [f"without blocks ({get('schedule')})"]),
             *(f"{key.replace('_', ' ')} {get(key)!s:.12}" for key in differing),
             f"protocol {protocol_hash[:8]}",
         ]
     )
+
+
+def batch_of(size: Scalar) -> str:
+    """A batch size with what its seconds mean: of one sample after the other, or of several that share forwards."""
+    return f"batch {size} ({'latency' if size == 1 else 'throughput'} mode)"
 
 
 def _order(section: Section) -> tuple[object, ...]:

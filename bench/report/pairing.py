@@ -87,19 +87,17 @@ def speedup(base: Run, run: Run) -> Speedup | None:
 
 
 def batch_count(run: Run) -> int:
-    """How many batches the timed samples were decoded in; samples of one have its latency in common."""
-    if run.manifest.protocol["batch_size"] == 1:
-        return len(run.samples)
-    return len({(s.segment, s.seconds.latency) for s in run.samples})
+    """How many turns the timed samples were decoded in; samples of one ended it together."""
+    return len({(s.segment, s.elapsed_s) for s in run.samples})
 
 
 def rate_interval(run: Run, samples: Sequence[Sample]) -> stats.Interval | None:
-    """The interval of net tokens per decode second, by bootstrap of batches: samples of one share its seconds."""
+    """The interval of net tokens per decode second, by bootstrap of turns: samples of one share its seconds."""
     if run.manifest.protocol["batch_size"] == 1:
         return stats.bootstrap_ratio([(s.tokens.net, s.seconds.decode) for s in samples])
     batches: defaultdict[object, list[Sample]] = defaultdict(list)
     for s in samples:
-        batches[s.segment, s.seconds.latency].append(s)
+        batches[s.segment, s.elapsed_s].append(s)
     sums = [(float(sum(s.tokens.net for s in b)), sum(s.seconds.decode for s in b)) for b in batches.values()]
     return stats.bootstrap_ratio(sums)
 
@@ -135,12 +133,12 @@ def gap_closed(base: Run, oracle: Run, run: Run) -> float | None:
 def _by_batch(pairs: list[tuple[Sample, Sample]], single: bool) -> list[tuple[float, float]]:
     """Decode seconds, added up over what was decoded together.
 
-    Samples of a batch share its seconds, so it is batches that are drawn independently. They
-    are known by their latency, which is that of the whole batch.
+    Samples of a turn share its seconds, so it is turns that are drawn independently. They
+    are known by when they were over.
     """
     if single:
         return [(theirs.seconds.decode, ours.seconds.decode) for theirs, ours in pairs]
     batches: defaultdict[object, list[tuple[Sample, Sample]]] = defaultdict(list)
     for theirs, ours in pairs:
-        batches[ours.segment, theirs.seconds.latency, ours.seconds.latency].append((theirs, ours))
+        batches[ours.segment, theirs.elapsed_s, ours.elapsed_s].append((theirs, ours))
     return [(sum(t.seconds.decode for t, _ in b), sum(o.seconds.decode for _, o in b)) for b in batches.values()]
