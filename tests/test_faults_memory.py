@@ -170,6 +170,19 @@ class TestOneThatNeverFits:
         assert bytes_of(root) == before
 
 
+def test_the_first_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is decoded behind a first item that did not fit is warmed up, and its segment says how."""
+    Device(monkeypatch, 1, CPU_ALLOCATOR, never=[0])
+    execute(tmp_path, SPECS[:1], limit=2, batch_size=1)
+
+    (run,) = load_runs(tmp_path)
+    assert [(s.status, s.segment) for s in run.samples] == [("oom", 0), ("ok", 1)]
+    first, second = run.manifest.segments
+    assert (first.error, first.warmup.rounds) == ("out of memory at a batch of 1", 0)
+    assert second.error is None and second.warmup.rounds >= 2
+    assert first.session == second.session
+
+
 def test_an_oracle_without_its_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the baseline lacked memory its oracle has nothing to go by: it does the rest, and says why it stopped."""
     Device(monkeypatch, 4, CPU_ALLOCATOR, never=[0])
