@@ -147,8 +147,12 @@ class ShardedExecutor:
             self._join(member, introduction)
 
     def run(self, cells: Sequence[Cell], items: Sequence[Item]) -> Iterator[Done]:
-        """See `Executor.run`. One batch at a time for each worker; the next once the last is recorded."""
+        """See `Executor.run`. One batch at a time for each worker, which has the next while the last is recorded.
+
+        Where a row goes by the decodes of another, these are recorded first.
+        """
         shards = Shards(cells, items)
+        is_ahead = all(cell.reference is None for cell in cells)
         patience = _Patience(self._tell)
         while True:
             for member in [member for member in self._names if member not in self._at]:
@@ -164,9 +168,12 @@ class ShardedExecutor:
                     self._join(event.member, event.introduction)
                 elif isinstance(event, Answered):
                     chunk, (cell, batch) = self._at.pop(event.member)
+                    if is_ahead:
+                        yield from self._feed(event.member, shards, chunk)
                     turn = event.turn if cell.failed is None else None  # another worker's batch may have failed it
                     yield Done(cell, batch, self._names[event.member], turn)
-                    yield from self._feed(event.member, shards, chunk)
+                    if not is_ahead:
+                        yield from self._feed(event.member, shards, chunk)
                 else:
                     yield from self._bury(event, shards)
 
