@@ -125,15 +125,16 @@ class TestSignals:
         """Handlers are as before, whether the end was asked for or not, and however the block is left."""
         before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
         said: list[str] = []
+        asked_twice = False
         with stoppable(lambda: "something", said.append) as stop:
             assert not stop.requested
         with pytest.raises(KeyboardInterrupt), stoppable(lambda: "something", said.append) as stop:  # noqa: PT012
             signal.raise_signal(signal.SIGTERM)
             signal.raise_signal(signal.SIGTERM)
-            assert stop.requested
+            asked_twice = stop.requested  # SIGTERM interrupts nothing, however often it comes
             signal.raise_signal(signal.SIGINT)
 
-        assert said == ["something"]
+        assert asked_twice and said == ["something"]
         assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
     def test_ignored_stays_ignored(self) -> None:
