@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import tempfile
 from collections import Counter
 from collections.abc import Hashable, Sequence
@@ -210,9 +211,12 @@ def _start(address: str | None) -> Path | None:
     ray._private.worker._worker_logs_enabled = False  # else it tells of every death on stdout, where the board goes
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is not None:
+        host, _, port = address.rpartition(":")
         try:
+            if host and port.isdecimal():  # ray itself tries for more than a minute
+                socket.create_connection((host.removeprefix("ray://"), int(port)), timeout=10).close()
             ray.init(address=address, **quiet)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, OverflowError) as error:
             raise UsageError(
                 f"address: got '{address}', where no cluster answers ({_told(error)}); start one with `ray start "
                 "--head`, or leave it out to use this machine alone"

@@ -209,6 +209,14 @@ class TestWrongInputs:
         with pytest.raises(UsageError, match=words):
             make_plan(None, {"strategy": ["threshold"], "task": ["mini-math"], **options})
 
+    def test_no_cluster(self) -> None:
+        """An address where nobody answers is refused at once, with what to do."""
+        given = {"executor": "ray", "workers": 1, "address": "127.0.0.1:1"}
+        plan = make_plan(None, {"strategy": ["threshold"], "task": ["mini-math"], **given})
+
+        with pytest.raises(UsageError, match="ray start"):
+            runner.execute(plan, command="l2pd-bench run ...")
+
     def test_not_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Without ray the message names the extra."""
         monkeypatch.setattr(ray_executor, "find_spec", lambda name: None)
