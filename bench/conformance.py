@@ -59,7 +59,10 @@ STATE = (
     "closure that begin() returns, and draw from view.uniform()"
 )
 SEED = "the global random numbers matter: draw from view.uniform()"
-ROWS = "reduce over the last dimension only, x.amax(-1, keepdim=True) and not x.max(), as rows are different samples"
+ROWS = (
+    "reduce over the last dimension only, x.amax(-1, keepdim=True) and not x.max(), as rows are different samples; "
+    "and copy what is kept of a view"
+)
 LOOP = "the rule must depend on the values in the view, and copy what it keeps of them"
 
 

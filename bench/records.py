@@ -180,8 +180,6 @@ def _read_lines(
             break  # a tail without its newline was never acknowledged
         place = f"{path}, line {number}"
         own = seal_of(text, seal)
-        if own is None and _stands_twice(file, intact, size):
-            break  # the last lines once more, as a copy that was resumed may leave them
         try:
             if own is None:
                 parse_sample(text, place)  # which says more of what is wrong than that it was edited
@@ -202,15 +200,6 @@ def _read_lines(
         intact += len(text)
         seal = own
     return Folder(manifest, lines, seal, intact, size - intact)
-
-
-def _stands_twice(file: BinaryIO, intact: int, size: int) -> bool:
-    """Whether what is behind the intact part is the end of that, byte for byte."""
-    length = size - intact
-    if length > intact:
-        return False
-    file.seek(intact - length)
-    return file.read(length) == file.read(length)
 
 
 def _shortened(line: bytes) -> bytes:

@@ -83,9 +83,11 @@ def predict(
         keys = noise.keys(canvas.seeds, _SAMPLING, offsets, told[:, 1])
         tokens = (logits / temperature + noise.gumbel(keys, logits.shape[-1])).argmax(-1)
         picked = logits.gather(-1, tokens[..., None]).squeeze(-1)
-    else:
-        picked, tokens = logits.max(-1)
-    return Prediction(logits, tokens, (picked - logits.logsumexp(-1)).exp())
+        return Prediction(logits, tokens, (picked - logits.logsumexp(-1)).exp())
+    picked, tokens = logits.max(-1)
+    # The same operations as logsumexp's, which would look for the largest once more.
+    total = (logits - picked[..., None]).exp_().sum(-1).log_().add_(picked)
+    return Prediction(logits, tokens, (picked - total).exp_())
 
 
 def observe(

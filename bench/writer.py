@@ -88,8 +88,8 @@ class RunWriter:
         self.recovered: str | None = None
         if held.torn_bytes:
             self.recovered = (
-                f"{file.path}: dropped a torn last line ({held.torn_bytes} bytes) that an interrupted write had left, "
-                f"or a second copy of the last ones; the {len(held.lines)} samples before it are kept"
+                f"{file.path}: dropped a torn last line ({held.torn_bytes} bytes) that an interrupted write had left; "
+                f"the {len(held.lines)} samples before it are kept"
             )
         self._wanted = wanted
         self._file = file

@@ -38,7 +38,7 @@ def best(score: Tensor, among: Tensor, k: int = 1) -> Tensor:
 
 def _only(score: Tensor, among: Tensor) -> Tensor:
     """Scores with everything outside `among` below anything inside it, -inf included."""
-    return score.clamp(min=torch.finfo(score.dtype).min).masked_fill(~among, -torch.inf)
+    return torch.where(among, score.clamp(min=torch.finfo(score.dtype).min), -torch.inf)
 
 
 def entropy(logits: Tensor) -> Tensor:

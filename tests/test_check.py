@@ -170,8 +170,8 @@ BAD: dict[str, tuple[str, list[str], str, str]] = {
         "            sure = (view.confidence >= bound) & view.candidates\n"
         "            return Decision(sure | best(view.confidence, view.candidates))\n"
         "        return rule\n",
-        ["loop"],
-        "the rule must depend on the values in the view, and copy what it keeps of them",
+        ["rows"],
+        "and copy what is kept of a view",
         "def rule(view):",
     ),
     "takes answers back": (

@@ -259,7 +259,7 @@ class TestFaults:
         assert states == {"analytic-copy": "failed", "analytic-shuffle": "finished"}
 
     def test_batches_are_full(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Every batch but a cell's last has the cell's size, and cells advance together whatever it is."""
+        """Every turn but a cell's last is two batches of the cell's size, and cells advance together whatever it is."""
         sizes: list[tuple[int, int]] = []
         run_batch = Worker.decode
 
@@ -268,9 +268,9 @@ class TestFaults:
             return run_batch(worker, asked, batch, *rest)
 
         monkeypatch.setattr(Worker, "decode", watch)
-        execute(tmp_path, task=["analytic-copy"], strategy=["threshold"], batch_size=[3, 4], limit=12)
+        execute(tmp_path, task=["analytic-copy"], strategy=["threshold"], batch_size=[3, 4], limit=24)
 
-        assert sorted(sizes) == [(3, 3)] * 4 + [(4, 4)] * 3
+        assert sorted(sizes) == [(3, 6)] * 4 + [(4, 8)] * 3
         assert [size for size, _ in sizes] == [3, 4, 3, 4, 3, 4, 3]
 
     PLUGIN = (

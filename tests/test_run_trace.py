@@ -31,8 +31,8 @@ SMALL: dict[str, Any] = {
     "temperature": 1.0,
     "gen_length": [16],
     "block_length": 8,
-    "batch_size": [3],
-    "limit": 5,
+    "batch_size": [3],  # so six samples are a turn
+    "limit": 8,
 }
 RANDOM = (
     "import torch\n"
@@ -99,9 +99,9 @@ class TestTrace:
         followed: list[list[str]] = []
         decode, trace_batch = worker.decode, follow.trace_batch
 
-        def clocked(host: Any, strategy: Any, prompts: Any, seeds: Any, settings: Any, references: Any) -> Any:
+        def clocked(host: Any, strategy: Any, prompts: Any, *rest: Any, **named: Any) -> Any:
             timed.append(len(prompts))
-            return decode(host, strategy, prompts, seeds, settings, references)
+            return decode(host, strategy, prompts, *rest, **named)
 
         def watched(host: Any, strategy: Any, settings: Any, batch: Any, *rest: Any) -> Any:
             followed.append([item.doc_id for item in batch.items])
@@ -112,8 +112,8 @@ class TestTrace:
         execute(tmp_path, strategy=["fixed-step"], trace=True)
 
         ids = [sample.doc_id for sample in load_runs(tmp_path)[0].samples]
-        assert followed == [ids[:3], ids[3:]]
-        assert timed[-3:] == [1, 3, 2]  # behind the warm-up: the last sample alone, and the two batches
+        assert followed == [ids[:6], ids[6:]]
+        assert timed[-3:] == [1, 6, 2]  # behind the warm-up: the last sample alone, and the two turns
 
     def test_later(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """What is recorded is traced by the same command with --trace, in its batches; no record is touched."""
@@ -132,8 +132,8 @@ class TestTrace:
 
         assert (outcome.exit_code, outcome.message) == (0, "")
         assert records(tmp_path) == before
-        assert {len(ids) for ids in traced(tmp_path).values()} == {5}
-        assert batches == [3, 2] * 3
+        assert {len(ids) for ids in traced(tmp_path).values()} == {8}
+        assert batches == [6, 2] * 3
         batches.clear()
         execute(tmp_path, trace=True)
         assert batches == []
@@ -149,7 +149,7 @@ class TestTrace:
         execute(tmp_path, trace=True)
 
         assert sorted(set(path.read_bytes().splitlines())) == sorted(whole.splitlines())
-        assert {len(ids) for ids in traced(tmp_path).values()} == {5}
+        assert {len(ids) for ids in traced(tmp_path).values()} == {8}
 
     def test_interrupted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Ctrl-C while a batch is traced keeps its samples; the same command traces them, and decodes the rest."""
@@ -162,12 +162,12 @@ class TestTrace:
         outcome = execute(tmp_path, strategy=["fixed-step"], trace=True)
         assert outcome.exit_code == 130
         (run,) = load_runs(tmp_path)
-        assert (len(run.samples), run.manifest.status) == (3, "interrupted")
+        assert (len(run.samples), run.manifest.status) == (6, "interrupted")
         monkeypatch.setattr(follow, "trace_batch", trace_batch)
         outcome = execute(tmp_path, strategy=["fixed-step"], trace=True)
 
         assert outcome.exit_code == 0
-        assert {len(ids) for ids in traced(tmp_path).values()} == {5}
+        assert {len(ids) for ids in traced(tmp_path).values()} == {8}
         assert load_runs(tmp_path)[0].manifest.status == "finished"
 
     def test_other_tokens_fail_the_row(self, tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ class TestTrace:
         assert "strategy 'mine': got other tokens for analytic-shuffle/" in outcome.message
         runs = {run.manifest.strategy.spec: run for run in load_runs(tmp_path / "out")}
         assert runs["fixed-step"].manifest.status == "finished"
-        assert (runs[spec].manifest.status, len(runs[spec].samples)) == ("failed", 3)
+        assert (runs[spec].manifest.status, len(runs[spec].samples)) == ("failed", 6)
         assert "got other tokens" in str(runs[spec].manifest.error)
         assert not (runs[spec].folder / "trace.jsonl").exists()
 

@@ -135,13 +135,14 @@ def test_steps_are_the_canvases_that_a_rule_was_shown(
     assert len(spy.seen) == len(tracer.steps[0]) > 2
     for (before, sure, start), (after, _, _), step in zip(spy.seen, spy.seen[1:], tracer.steps[0], strict=False):
         first = len(prompt)
-        pairs = list(enumerate(zip(before[first : len(after)], after[first:], strict=True)))
+        end = after.index(-1) if -1 in after else len(after)
+        pairs = list(enumerate(zip(before[first:end], after[first:end], strict=True)))
         filled = [i for i, (old, new) in pairs if old == mini.mask_id != new]
         assert step.columns == filled and filled
         assert step.tokens == [after[first + i] for i in filled]
         assert step.confidences == [sure[first + i - start] for i in filled]
         assert step.remasked == [i for i, (old, new) in pairs if old != mini.mask_id == new]
-        assert step.end == len(after) - first
+        assert step.end == end - first
 
 
 def test_remasked_columns_by_hand(analytic: AnalyticHost) -> None:
@@ -210,10 +211,10 @@ def test_nobody_pays_without_an_observer(
         session = opened(*args, **how)
         forward = session.forward
 
-        def count(*rest: Any) -> Tensor:
+        def count(*rest: Any, **named: Any) -> Tensor:
             nonlocal forwards
             forwards += 1
-            return forward(*rest)
+            return forward(*rest, **named)
 
         session.forward = count  # type: ignore[method-assign]
         return session
