@@ -45,6 +45,8 @@ def _engine(rounds: int, setup: Setup) -> list[Figure]:
 
 
 def _straightforward(rounds: int, setup: Setup) -> list[Figure]:
+    if "batch-size" in setup.changed:
+        raise UsageError("bench: got --batch-size for straightforward, expected none: it decodes one sample at a time")
     from l2pd_bench.benchmark_straightforward import measure_straightforward
 
     return measure_straightforward(rounds, setup)

@@ -18,6 +18,7 @@ from l2pd_bench.engine import decode
 from l2pd_bench.errors import UsageError
 from l2pd_bench.hosts.base import Host
 from l2pd_bench.registry import load_strategy
+from l2pd_bench.schema import turn_of
 
 CACHES = ("none", "dual")
 ALONE = 2  # samples at batch 1
@@ -168,9 +169,10 @@ def _throughput(host: Host, rounds: int, setup: Setup) -> list[Figure]:
     prompts, settings = setup.prompts(host, MANY * GAIN_AT), setup.settings("dual", "stop")
     ratios = []
     for _ in range(rounds + 1):
-        spent = {
-            b: decode(host, strategy, prompts, range(len(prompts)), settings, slots=b).decode_s for b in (1, GAIN_AT)
-        }
+        spent = {}
+        for b in (1, GAIN_AT):  # turn by turn, as a run decodes them
+            turns = [prompts[at : at + turn_of(b)] for at in range(0, len(prompts), turn_of(b))]
+            spent[b] = sum(decode(host, strategy, t, range(len(t)), settings, slots=b).decode_s for t in turns)
         ratios.append(spent[1] / spent[GAIN_AT])
     name = f"batch {GAIN_AT} / batch 1, samples per second, cache dual, EoT stop, threshold, {len(prompts)} samples"
     return [Figure(name, ratios[1:], at_least=BATCH_GAIN)]

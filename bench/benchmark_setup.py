@@ -35,6 +35,8 @@ class Setup:
 
     def __post_init__(self) -> None:
         """Raise UsageError for sizes that are none; the rest is for the loader and the engine to refuse."""
+        if self.device == "meta":
+            raise UsageError("device: got 'meta', which computes nothing; try cpu")
         for name, least in (("prompt_length", self.prompt_length), ("batch_size", min(self.batch_sizes))):
             if least is not None and least < 1:
                 raise UsageError(f"{name.replace('_', '-')}: got {least}, expected at least 1")

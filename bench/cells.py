@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from l2pd_bench.errors import UsageError
+from l2pd_bench.schema import turn_of
 from l2pd_bench.tasks.base import Item
 from l2pd_bench.trace import TraceFile
 from l2pd_bench.worker import Assignment
 from l2pd_bench.writer import RunWriter
-
-ROUNDS = 2  # of a batch in one turn, so that whoever ends first makes room for another
 
 
 @dataclass
@@ -60,9 +59,8 @@ def turns(cells: Sequence[Cell], items: Sequence[Item]) -> Iterator[tuple[Cell, 
     """
     turns = []
     for place, cell in enumerate(cells):
-        size = cell.asked.batch_size
         left = [item for item in items if item.doc_id not in cell.writer.done]
-        batches = list(_chunks(left, size if size == 1 else size * ROUNDS))
+        batches = list(_chunks(left, turn_of(cell.asked.batch_size)))
         for i, batch in enumerate(batches):
             turns.append(((i + 0.5) / len(batches), (place - i) % len(cells), place, batch))
     waiting: list[tuple[Cell, Sequence[Item]]] = []

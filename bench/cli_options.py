@@ -62,7 +62,7 @@ From = Annotated[
 Timeout = Annotated[
     float | None,
     typer.Option(
-        help="Seconds that one decode of a batch may take; a strategy that takes longer fails its row. [default: any]"
+        help="Seconds that one turn (two batches; or one sample) may take; a strategy that takes longer fails its row."
     ),
 ]
 Traces = Annotated[

@@ -49,6 +49,7 @@ class Row:
     block: slice = field(default_factory=lambda: slice(0, 0))
     first: slice = field(default_factory=lambda: slice(0, 0))  # the window of the block's first forward
     steps: int = 0  # forwards already spent on the block
+    ids: list[int] = field(default_factory=list)  # of the block, as last read; empty: all masks
     has_ended: bool = False
     spent_s: float = 0.0  # its shares of the forwards it was in, and of what followed from them
     latency_s: float = 0.0
@@ -57,12 +58,17 @@ class Row:
         """The columns that the next forward feeds."""
         return self.first if self.steps == 0 else cache.window(self.block, self.end)
 
+    def is_stuck(self, ids: list[int], mask_id: int) -> bool:
+        """Whether a step that has made this of the block filled nothing."""
+        before = self.ids or [mask_id] * len(ids)
+        return not any(old == mask_id != new for old, new in zip(before, ids, strict=True))
+
     def next_block(self) -> bool:
         """Go on to the next block; whether there is one."""
         found = next(self.blocks, None)
         if found is None:
             return False
-        (self.block, self.first), self.steps = found, 0
+        (self.block, self.first), self.steps, self.ids = found, 0, []
         return True
 
     def count(self, host: Host, window: slice, length: int, ahead: int) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from time import perf_counter
 
 import torch
+from torch import Tensor
 
 from l2pd_bench import step
 from l2pd_bench.auxiliary import Auxiliary
@@ -251,19 +252,26 @@ class _Loop:
         # 4) fill, perhaps cut, and 5) read it back
         decision = step.join(views, decisions)
         applied = step.commit(view, decision, block_ids, host)
-        canvas.put_columns(blocks, applied.ids)
-        if self.predicts_end:
-            step.cut(host, canvas, seen, applied, blocks)
+        is_first = any(row.steps == 0 for row in rows)  # NaN is not looked for in every step
+        read = self._apply(canvas, seen, applied, blocks, seen.confidence if is_first else None)
+        stuck = [
+            row.is_stuck(now.ids, host.mask_id) if now.is_stuck is None else now.is_stuck
+            for row, now in zip(rows, read, strict=True)
+        ]
+        if any(stuck):
+            forced = step.force(view, canvas.columns(blocks, block_ids.shape[1]), stuck, host)
+            again = self._apply(canvas, seen, forced, blocks, None)
+            read = [now._replace(ids=new.ids, end=new.end) for now, new in zip(read, again, strict=True)]
         self.canvas.put(places, canvas)
         # 6) count, for every row by itself
         is_done = []
-        for i, now in enumerate(step.read(canvas, blocks, applied)):
+        for i, now in enumerate(read):
             row, ids = rows[i], now.ids[: now.end - blocks[i]]
             self._check(now, ids if decision.tokens is not None else [])
-            row.sample.forced_commits += now.forced
+            row.sample.forced_commits += stuck[i]
             row.sample.overrides += now.overridden
             row.count(host, windows[i], lengths[i], aheads[i])
-            row.end, row.steps = now.end, row.steps + 1
+            row.end, row.steps, row.ids = now.end, row.steps + 1, now.ids
             stop = end_of(ids, host.mask_id, host.eot_id) if eot == "stop" else 0
             is_done.append(bool(stop) or host.mask_id not in ids or self.frontier is not None)
             if is_done[-1]:  # a frontier leaves masks
@@ -274,6 +282,16 @@ class _Loop:
                 end = blocks[i] + stop if stop else now.end
                 self.told(step.Told(row.place, row.block, ids, seen.confidence[i], canvas.start, end))
         return is_done
+
+    def _apply(
+        self, canvas: Canvas, seen: step.Prediction, applied: step.Applied, blocks: list[int], confidence: Tensor | None
+    ) -> list[step.RowRead]:
+        """Write the blocks, perhaps cut the canvas, and read both."""
+        canvas.put_columns(blocks, applied.ids)
+        if self.predicts_end:
+            step.cut(self.host, canvas, seen, applied, blocks)
+        alone = self.settings.eot != "predict" and self.frontier is None
+        return step.read(canvas, blocks, applied, confidence, alone=alone)
 
     def _sort(self, rows: Sequence[Row], slot: int, is_done: Sequence[bool]) -> None:
         """Put rows where they wait for their next forward, and those with keys into the first slots."""

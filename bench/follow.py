@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from l2pd_bench.cells import Cell
 from l2pd_bench.job import Job
+from l2pd_bench.memory import free, is_out_of_memory
 from l2pd_bench.noise import sample_seed
 from l2pd_bench.schema import Sample
 from l2pd_bench.tasks.base import Item
@@ -27,13 +28,25 @@ def follow(job: Job, cell: Cell, items: Sequence[Item], seed: int, watch: Watch 
 
     Raises PluginError if a sample comes out otherwise than it is recorded.
     """
+    slots = cell.asked.batch_size
+    while True:
+        try:
+            return _follow(job, cell, items, seed, slots, watch)
+        except (MemoryError, RuntimeError) as error:
+            if slots == 1 or not is_out_of_memory(error):
+                raise
+        slots //= 2  # as the worker does
+        free(job.host.device)
+
+
+def _follow(job: Job, cell: Cell, items: Sequence[Item], seed: int, slots: int, watch: Watch | None) -> list[Trace]:
     batch = Batch(
         items,
         [job.prompts[cell.asked.task.name, item.doc_id] for item in items],
         [sample_seed(seed, item.doc_id) for item in items],
         cell.references(items),
         [cell.writer.samples[item.doc_id].output_ids for item in items],
-        cell.asked.batch_size,
+        slots,
     )
     if watch is None:
         return trace_batch(job.host, cell.asked.strategy, cell.asked.settings, batch)

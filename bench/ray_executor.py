@@ -28,6 +28,7 @@ from l2pd_bench.job import Agenda, load_all_but_host, load_tasks
 from l2pd_bench.plan import Plan
 from l2pd_bench.remote import RemoteWorker, check_here
 from l2pd_bench.sharded_executor import Answered, Event, Joined, Lost, Member, ShardedExecutor, commonest, gather
+from l2pd_bench.worker import Turn
 
 PLACING_S = 120.0  # after which a worker that has got no device is no longer waited for
 STORE_BYTES = 80_000_000  # little is handed over: the smallest that ray allows is 75 MB
@@ -149,7 +150,8 @@ class RayCrew:
             result = ray.get(ref)
         except ray.exceptions.RayTaskError as failure:
             if actor.stage == BUSY:
-                raise  # a bug of ours: what strategies and tasks raise comes as a turn
+                actor.stage = READY  # what strategies and tasks raise comes as a turn; this is something else
+                return Answered(member, Turn([], error=f"a worker failed: {failure.cause!r}"))
             self.refuse(member)
             return _refusal(member, failure.cause)
         except ray.exceptions.RayError as failure:

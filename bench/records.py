@@ -18,7 +18,7 @@ from typing import BinaryIO, Generic, NamedTuple, TypeVar
 from l2pd_bench.durable import reported
 from l2pd_bench.errors import RecordError, UsageError
 from l2pd_bench.record_json import BrokenJson, parse_manifest, parse_sample
-from l2pd_bench.schema import Entry, Manifest, Sample, Totals
+from l2pd_bench.schema import Entry, Manifest, Sample, Totals, turn_of
 from l2pd_bench.seal import EDITED, check_manifest, hash_of, run_id, seal_of
 from l2pd_bench.specs import slug
 
@@ -133,7 +133,7 @@ def read_folder(folder: Path, parse: Callable[[bytes, str, int], Kind]) -> Folde
 def _are_totals(manifest: Manifest, found: Folder[Kind]) -> bool:
     """Whether a finished run has the samples it had; of a torn file the last batch may be missing."""
     lost = manifest.totals.samples - len(found.lines) if manifest.totals else 0
-    if found.torn_bytes and 0 < lost <= int(manifest.protocol["batch_size"] or 1):
+    if found.torn_bytes and 0 < lost <= turn_of(int(manifest.protocol["batch_size"] or 1)):
         return True
     return manifest.totals == totals(found.lines.values())
 

@@ -18,7 +18,6 @@ from rich.progress import Task as Bar
 from rich.text import Text
 
 from l2pd_bench.cells import Cell, find_references
-from l2pd_bench.errors import PluginError, UsageError
 from l2pd_bench.executor import Executor, LocalExecutor
 from l2pd_bench.follow import batches, follow, untraced
 from l2pd_bench.job import Agenda, Job, prepare_job, told
@@ -219,11 +218,11 @@ def _catch_up(job: Job, cell: Cell, file: TraceFile, seed: int, stop: Stop) -> l
     """Trace what is recorded without a trace; what is wrong then is told, as it is not this run's."""
     for batch in untraced(cell, job.items[cell.asked.task.name]):
         _end_if_asked(stop, True)
-        try:
-            traces = follow(job, cell, batch, seed)
-        except (PluginError, UsageError) as error:
-            return [f"not traced: {cell.writer.folder}: {error}"]
-        file.append(traces)
+        errors: list[str] = []
+        with telling(errors, cell.asked):
+            file.append(follow(job, cell, batch, seed))
+        if errors:
+            return [f"not traced: {cell.writer.folder}: {errors[0]}"]
     return []
 
 

@@ -41,6 +41,14 @@ def _scalar(value: object) -> object:
 Setting = Annotated[Scalar, PlainValidator(_scalar)]  # one error, where a union would give one for each of its types
 
 
+def turn_of(batch_size: int) -> int:
+    """How many samples are decoded in one turn, and then recorded together: one, or two batches.
+
+    Two, so that whoever ends first makes room for another.
+    """
+    return batch_size if batch_size == 1 else 2 * batch_size
+
+
 def utc_now() -> str:
     """The time as records store it: ISO 8601, UTC, whole seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -12,6 +12,7 @@ from math import lcm
 from typing import NamedTuple
 
 from l2pd_bench.cells import Cell, turns
+from l2pd_bench.schema import turn_of
 from l2pd_bench.tasks.base import Item
 
 MOST_DEATHS = 3  # of workers at one batch, after which the batch is to blame
@@ -49,7 +50,7 @@ class Shards:
         self._cells = cells
         self._left = deque(item for item in items if any(item.doc_id not in cell.writer.done for cell in cells))
         self._back: deque[Sequence[Item]] = deque()
-        self._unit = lcm(*(cell.asked.batch_size for cell in cells))
+        self._unit = lcm(*(turn_of(cell.asked.batch_size) for cell in cells))
         self._taken = 0
         self._deaths: Counter[Hashable] = Counter()
 

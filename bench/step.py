@@ -33,14 +33,12 @@ class Prediction(NamedTuple):
 
 
 class Applied(NamedTuple):
-    """What a decision came to, per row."""
+    """What a decision came to."""
 
     ids: Tensor  # (B, N) int64: the block now
-    is_open: Tensor  # (B, 1) bool: had candidates
-    forced: Tensor  # (B, 1) bool: the strategy chose none of them
+    chosen: Tensor  # (B, N) bool: filled
+    accepted: Tensor  # (B, N) bool: of these, what the rule itself was sure of
     overridden: Tensor | None  # (B, 1) bool: other tokens than the model's picks were filled in; None: in no row
-    broken: Tensor  # (B, 1) bool: a confidence is no number
-    accepted: Tensor  # (B, N) bool: filled, and what the rule itself was sure of
 
 
 class RowRead(NamedTuple):
@@ -48,9 +46,9 @@ class RowRead(NamedTuple):
 
     ids: list[int]  # of the block
     end: int  # the column behind its last
-    forced: bool
-    is_broken: bool
-    overridden: bool = False
+    is_stuck: bool | None  # nothing was chosen; None: the ids tell
+    overridden: bool
+    is_broken: bool  # a confidence is no number
 
 
 class Told(NamedTuple):
@@ -190,33 +188,33 @@ def join(views: Sequence[StepView], decisions: Sequence[Decision]) -> Decision:
 
 
 def commit(view: StepView, decision: Decision, block_ids: Tensor, host: Host) -> Applied:
-    """What the blocks (B, N) become: a decision clipped to candidates, and never without progress.
-
-    A row with candidates of which none was chosen commits its most confident one. Remasking
-    reaches open rows' committed positions only.
-    """
+    """What the blocks (B, N) become: a decision clipped to candidates; remasking reaches committed positions only."""
     candidates = block_ids == host.mask_id  # anew: a rule may have worked in place on those it was shown
     chosen = decision.commit & candidates
-    is_open = candidates.any(-1, keepdim=True)
-    stuck = is_open ^ chosen.any(-1, keepdim=True)  # (B, 1): what is chosen is a candidate
-    accepted = chosen if decision.accepted is None else chosen & decision.accepted
-    first = torch.where(candidates, view.confidence, -1.0).argmax(-1, keepdim=True)
-    filled_now = chosen.scatter(1, first, chosen.gather(1, first) | stuck)
     tokens, overridden = view.tokens, None
     if decision.tokens is not None:
-        given = torch.where(stuck, tokens, decision.tokens)
-        overridden = (filled_now & (given != tokens)).any(-1, keepdim=True)
-        tokens = given
-    filled = torch.where(filled_now, tokens, block_ids)
+        chosen = chosen & (decision.tokens != host.mask_id)  # to fill in MASK is to fill in nothing
+        overridden = (chosen & (decision.tokens != tokens)).any(-1, keepdim=True)
+        tokens = decision.tokens
+    accepted = chosen if decision.accepted is None else chosen & decision.accepted
+    filled = torch.where(chosen, tokens, block_ids)
     if decision.remask is not None:
-        is_committed = block_ids != PAD
-        filled.masked_fill_(decision.remask & is_committed & ~filled_now & is_open, host.mask_id)
-    broken = view.confidence.isnan().any(-1, keepdim=True)
-    return Applied(filled, is_open, stuck, overridden, broken, accepted)
+        filled.masked_fill_(decision.remask & ~candidates & (block_ids != PAD), host.mask_id)
+    return Applied(filled, chosen, accepted, overridden)
+
+
+def force(view: StepView, block_ids: Tensor, stuck: Sequence[bool], host: Host) -> Applied:
+    """What the blocks (B, N) become once each of the `stuck` rows has its most confident candidate filled."""
+    candidates = block_ids == host.mask_id
+    first = torch.where(candidates, view.confidence, -1.0).argmax(-1, keepdim=True)  # (B, 1)
+    is_stuck = torch.tensor(list(stuck), device=first.device)[:, None]
+    pick = torch.where(is_stuck, view.tokens.gather(1, first), block_ids.gather(1, first))
+    none = torch.zeros_like(candidates)
+    return Applied(block_ids.scatter(1, first, pick), none | is_stuck, none, None)
 
 
 def cut(host: Host, canvas: Canvas, seen: Prediction, applied: Applied, starts: Sequence[int]) -> None:
-    """EoT prediction (Learn2PD, arXiv 2509.25188): end open rows behind an EoT that is predicted.
+    """EoT prediction (Learn2PD, arXiv 2509.25188): end rows in which something was filled behind a predicted EoT.
 
     Rule 1: behind the first EoT that was accepted now. Rule 2, where there is none: behind
     the most confident position (the first among equals) that is still masked and predicted
@@ -233,15 +231,27 @@ def cut(host: Host, canvas: Canvas, seen: Prediction, applied: Applied, starts: 
     hint, place = seen.confidence.masked_fill(~is_hint, -1.0).max(-1)
     hinted = torch.where(hint >= 0, first[:, 0] + place, nowhere)
     end = torch.where(accepted < nowhere, accepted, hinted) + 1
-    canvas.cut(torch.where(applied.is_open[:, 0], end, nowhere))
+    canvas.cut(torch.where(applied.chosen.any(-1), end, nowhere))
 
 
-def read(canvas: Canvas, starts: Sequence[int], applied: Applied) -> list[RowRead]:
-    """The only read of tensors on the host in a step."""
-    block_ids = canvas.columns(starts, applied.ids.shape[1])
-    flags = [applied.forced, applied.broken, *([] if applied.overridden is None else [applied.overridden])]
-    told, n = torch.cat([block_ids, canvas.ends[:, None], *flags], 1), block_ids.shape[1]
-    return [RowRead(row[:n], row[n], *map(bool, row[n + 1 :])) for row in told.tolist()]
+def read(
+    canvas: Canvas, starts: Sequence[int], applied: Applied, confidence: Tensor | None, *, alone: bool
+) -> list[RowRead]:
+    """The only read of tensors on the host in a step; of `confidence`, if it is asked, whether it is all numbers.
+
+    `alone`: the ids of the blocks tell all else, as no row was cut and each block began with masks only.
+    """
+    ids = canvas.columns(starts, applied.ids.shape[1])
+    more = [] if alone else [canvas.ends[:, None], ~applied.chosen.any(-1, keepdim=True)]
+    more += [] if applied.overridden is None else [applied.overridden]
+    more += [] if confidence is None else [confidence.isnan().any(-1, keepdim=True)]
+    n, found = ids.shape[1], []
+    for row in (torch.cat([ids, *more], 1) if more else ids).tolist():
+        rest = iter(row[n:])
+        end, is_stuck = (canvas.length, None) if alone else (next(rest), bool(next(rest)))
+        overridden = applied.overridden is not None and bool(next(rest))
+        found.append(RowRead(row[:n], end, is_stuck, overridden, confidence is not None and bool(next(rest))))
+    return found
 
 
 def _reference(reference: Tensor, offset: int, n: int) -> Tensor:

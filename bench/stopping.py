@@ -18,6 +18,7 @@ from types import FrameType
 from l2pd_bench.errors import UsageError
 
 GRACE_S = 10.0  # after its time is up, for Python code to be reached; then it is said that it is not
+SAYING_S = 5.0  # how long to wait at the end for a message to get out
 AGAIN_S = 1.0  # between further attempts, as code may hide the first one
 
 
@@ -38,8 +39,10 @@ def stoppable(ask: Callable[[], str], say: Callable[[str], None]) -> Iterator[St
     stop, told = Stop(), threading.Event()
 
     def tell(text: str) -> None:
-        say(text)
-        told.set()
+        try:
+            say(text)
+        finally:  # also where nobody reads what is said
+            told.set()
 
     def on_signal(number: int, _: FrameType | None) -> None:
         if not stop.requested:
@@ -61,7 +64,7 @@ def stoppable(ask: Callable[[], str], say: Callable[[str], None]) -> Iterator[St
         for number, handler in before.items():
             signal.signal(number, handler)
         if stop.requested:
-            told.wait()
+            told.wait(SAYING_S)
 
 
 class Overtime(BaseException):  # no error, nor an Exception: code that catches those lets it pass

@@ -206,7 +206,7 @@ def telling(errors: list[str], asked: Assignment) -> Iterator[None]:
         errors.append(f"a decode took longer than --timeout allows ({_place(late, asked)}); mend that, or allow more")
     except BenchError as error:
         errors.append(str(error))
-    except Exception as error:  # noqa: BLE001  # a plugin's own bug: it ends its row, with the place, and no other
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # a plugin's own bug: it ends its row, with the place, and no other
         errors.append(f"{type(error).__name__}: {error} ({_place(error, asked)})")
 
 

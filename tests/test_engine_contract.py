@@ -238,8 +238,10 @@ def test_endless_remasking_ends_at_the_step_cap(analytic: AnalyticHost) -> None:
     assert STEP_CAP == 4
 
 
-def test_filling_in_masks_ends_at_the_step_cap(analytic: AnalyticHost) -> None:
-    """A rule that fills in MASK makes no progress and raises PluginError."""
+@pytest.mark.parametrize("eot", ["decode", "predict"])
+def test_filling_in_masks_is_filling_in_nothing(eot: str, analytic: AnalyticHost) -> None:
+    """A rule that fills in MASK has chosen nothing, in every step, and the engine goes on for it."""
     rule = Scripted(lambda v: Decision(v.candidates, tokens=tokens(v, analytic.mask_id)))
-    with pytest.raises(PluginError, match="scripted"):
-        decode(analytic, rule, [analytic.encode("copy a b")], [0], DecodeSettings(8, 8))
+    (sample,) = decode(analytic, rule, [analytic.encode("copy a b")], [0], DecodeSettings(8, 8, eot=eot)).samples
+    assert sample.forced_commits == sample.nfe_full > 0 == sample.overrides
+    assert analytic.decode(sample.output_ids[:2]) == "a b"

@@ -207,13 +207,13 @@ def test_one_host_read_per_step(
     mini_prompts: Prompts,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Tensors are read on the host in `step.read` alone, once per forward at most."""
+    """Tensors are read on the host in `step.read` alone, once per forward where the rule chooses something."""
     guard, counts, read, hidden = NoReads(), {"reads": 0, "forwards": 0}, step.read, mini.model.hidden
 
-    def counted_read(*args: Any) -> list[step.RowRead]:
+    def counted_read(*args: Any, **named: Any) -> list[step.RowRead]:
         counts["reads"] += 1
         guard.allowed = True
-        rows = read(*args)
+        rows = read(*args, **named)
         guard.allowed = False
         return rows
 

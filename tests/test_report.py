@@ -215,7 +215,8 @@ class TestSections:
         titles = [s.title for s in make_board(runs).sections]
 
         assert one_section(runs[0]).title == (
-            "mini-math: model mini, cache none, EoT decode, gen 128 / block 32, batch 1 (latency mode), temperature 0, cpu, "
+            "mini-math: model mini, cache none, EoT decode, gen 128 / block 32, batch 1 (latency mode), "
+            "temperature 0, cpu, "
             f"protocol {runs[0].manifest.protocol_hash[:8]}"
         )
         assert {re.findall(r"seed \d", title)[0] for title in titles} == {"seed 0", "seed 1"}

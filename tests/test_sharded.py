@@ -26,7 +26,7 @@ SMALL: dict[str, Any] = {
     "strategy": ["fixed-step", "threshold:tau=0.4", "oracle"],
     "batch_size": [1, 3],
     "temperature": 1.0,
-    "limit": 8,
+    "limit": 14,
 }
 
 
@@ -264,7 +264,7 @@ class Unwritten:
 class TestShards:
     @pytest.mark.parametrize("workers", [1, 2, 5])
     def test_chunks(self, tmp_path: Path, workers: int) -> None:
-        """Chunks hold every item once, whole batches of every size, no more than a turn of all cells, ever fewer."""
+        """Chunks hold every item once, whole turns of every size, no more than a turn of all cells, ever fewer."""
         plan = small(tmp_path, batch_size=[1, 2, 4], limit=100)
         job = prepare_job(plan)
         cells: list[Any] = [Cell(row.asked, Unwritten()) for row in rows_of(plan, job.agenda())]  # type: ignore[arg-type]
@@ -279,6 +279,6 @@ class TestShards:
             first.append(batch.cell)
 
         assert found == items
-        assert all(size % 4 == 0 for size in sizes) and sizes == sorted(sizes, reverse=True)
-        assert sizes[0] == min(4 * len(cells), 100 // (2 * workers * 4) * 4) and sizes[-1] == 4
+        assert all(size % 8 == 0 for size in sizes[:-1]) and sizes == sorted(sizes, reverse=True)
+        assert sizes[0] == 8 * max(1, min(len(cells), 100 // (2 * workers * 8))) and sizes[-1] == 4
         assert len({id(cell) for cell in first}) > 1

@@ -115,7 +115,7 @@ class TestReasons:
             runs.append(record(tmp_path, manifest(spec, planned=16, batch_size=8), shared))
         row = rows(one_section(*runs))[FAST]
 
-        assert row.invalid == ("too few samples for a claim: 16 in 2 batches, expected at least 10 batches",)
+        assert row.invalid == ("too few samples for a claim: 16 in 2 turns, expected at least 10 turns",)
         assert row.verdict is not None and row.verdict.speed == "undecided"
 
     def test_few(self, tmp_path: Path) -> None:

@@ -73,7 +73,9 @@ class TestInARun:
             assert 2 <= segment.warmup.rounds <= MOST_ROUNDS and segment.warmup.samples == size
             assert segment.alone == (Alone(samples=2, differing=0) if size == 4 else None)
             ends = [s.elapsed_s for s in run.samples]
-            assert ends == sorted(ends) and ends[0] > 0 and len(set(ends)) == {1: 12, 4: 2}[int(str(size))]  # twice a batch in a turn
+            assert (
+                ends == sorted(ends) and ends[0] > 0 and len(set(ends)) == {1: 12, 4: 2}[int(str(size))]
+            )  # twice a batch in a turn
 
     def test_batch_dependent(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -90,7 +90,7 @@ def invalid(run: Run, known: Drifts) -> tuple[str, ...]:
     if len(samples) < FEWEST_SAMPLES:
         reasons.append(f"{TOO_FEW}: {len(samples)}, expected at least {FEWEST_SAMPLES}")
     elif (batches := batch_count(run)) < FEWEST_SAMPLES:
-        reasons.append(f"{TOO_FEW}: {len(samples)} in {batches} batches, expected at least {FEWEST_SAMPLES} batches")
+        reasons.append(f"{TOO_FEW}: {len(samples)} in {batches} turns, expected at least {FEWEST_SAMPLES} turns")
     return tuple(reasons)
 
 
