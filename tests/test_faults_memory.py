@@ -13,7 +13,7 @@ from record_factory import content as bytes_of
 from record_factory import rendered
 from typer.testing import CliRunner
 
-from l2pd_bench import cli, runner, worker
+from l2pd_bench import cli, runner, tracer, worker
 from l2pd_bench.engine import BatchDecoded, decode
 from l2pd_bench.hosts.analytic import AnalyticHost
 from l2pd_bench.memory import is_out_of_memory
@@ -22,6 +22,7 @@ from l2pd_bench.records import Run, load_runs
 from l2pd_bench.report import make_board
 from l2pd_bench.report.pairing import correct
 from l2pd_bench.tasks.analytic import AnalyticShuffle
+from l2pd_bench.trace import read_traces
 
 SPECS = ["fixed-step:k=2", "threshold:tau=0.4"]
 CPU_ALLOCATOR = RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: 9 bytes")
@@ -97,6 +98,28 @@ def test_halved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: Pa
     assert len({sample.elapsed_s for sample in run.samples}) == 12  # each decoded by itself
     (row,) = make_board([run]).sections[0].rows
     assert row.invalid[0] == "a decode failed: out of memory at a batch of 4"
+
+
+def test_traced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: Path) -> None:
+    """What was decoded in halves is traced in halves, at once and by a later command."""
+    plain = tracer.decode
+    at_once: list[int] = []
+
+    def little(*rest: Any, slots: int, **options: Any) -> BatchDecoded:
+        at_once.append(slots)
+        if slots > 1:
+            raise MemoryError
+        return plain(*rest, slots=slots, **options)
+
+    monkeypatch.setattr(tracer, "decode", little)
+    shutil.copytree(undisturbed, tmp_path / "out")
+    asked = {"model": "analytic", "task": ["analytic-shuffle"], "strategy": SPECS, "temperature": 1.0, "trace": True}
+    setting = {"gen_length": [4], "block_length": 4, "batch_size": [4], "limit": 12, "output": tmp_path / "out"}
+    outcome = runner.execute(make_plan(None, {**asked, **setting}), command="REPEAT")
+
+    assert (outcome.exit_code, outcome.message) == (0, "")
+    assert at_once[:3] == [4, 2, 1]
+    assert {len(read_traces(run.folder)) for run in runs(tmp_path / "out")} == {12}
 
 
 def test_other_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,6 +137,18 @@ class TestSignals:
         assert asked_twice and said == ["something"]
         assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
+    def test_nobody_listens(self) -> None:
+        """Where what is said cannot be said, the run ends all the same."""
+
+        def say(text: str) -> None:
+            raise SystemExit(text)
+
+        began = time.monotonic()
+        with stoppable(lambda: "something", say):
+            signal.raise_signal(signal.SIGTERM)
+
+        assert time.monotonic() - began < 4
+
     def test_ignored_stays_ignored(self) -> None:
         """A shell's background job, whose Ctrl-C is another's, goes on."""
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -297,6 +297,15 @@ class TestFaults:
         failed = next(r for name, r in runs.items() if name != "fixed-step")
         assert failed.manifest.status == "failed" and "oops" in str(failed.manifest.error)
 
+    def test_strategy_that_exits(self, tmp_path: Path) -> None:
+        """A strategy that ends the program fails its own row, and the program goes on."""
+        (tmp_path / "mine.py").write_text(self.PLUGIN.format(body="raise SystemExit('bye')"))
+        spec = f"{tmp_path}/mine.py:Mine"
+        outcome = execute(tmp_path / "out", task=["analytic-copy"], strategy=[spec, "fixed-step"], limit=2)
+
+        assert outcome.exit_code == 1 and "SystemExit: bye (mine.py, line 8)" in outcome.message
+        assert sorted(r.manifest.status for r in load_runs(tmp_path / "out")) == ["failed", "finished"]
+
     def test_changed_code_is_another_run(self, tmp_path: Path) -> None:
         """Records of a strategy whose code has changed are not continued; --restart sets them aside."""
         spec = f"{tmp_path}/mine.py:Mine"

@@ -170,8 +170,8 @@ class TestWorkers:
         runs = {each.manifest.strategy.spec: each for each in load_runs(tmp_path)}
         assert runs["threshold:tau=0.4"].manifest.status == "failed"
         assert {spec: len(each.samples) for spec, each in runs.items() if spec != "threshold:tau=0.4"} == {
-            "fixed-step": 8,
-            "oracle": 8,
+            "fixed-step": 14,
+            "oracle": 14,
         }
 
         assert run(plan, PlayedCrew(plan, 1))[0].exit_code == 0  # once mended, the same command completes it
