@@ -105,6 +105,19 @@ def test_windows_keep_the_row_left_of_the_block(cache: str, written: Written, ho
                 session.forward(columns(slice(24, 32)), 24, slice(24, 32), rows=kept)
 
 
+def test_a_row_moves_with_what_is_left_of_its_block(host: PretrainedHost) -> None:
+    """In another slot a row's window is predicted as in its own: keys, values and the row left of the block move."""
+    ids, block = random_ids(2, LENGTH), slice(16, 24)
+    session = host.open([0, 0], LENGTH, cached=True)
+    with torch.inference_mode():
+        session.forward(ids, 0, block)
+        stayed = session.forward(ids[1:, block], 16, block, rows=[1], slot=1)
+        session.move(1, 0)
+        moved = session.forward(ids[1:, block], 16, block, rows=[1], slot=0)
+
+    assert torch.equal(moved, stayed)
+
+
 def test_windows_that_begin_left_of_the_block(written: Written, host: PretrainedHost) -> None:
     """Where the row left of the block is fed, it is fed anew and predicts: nothing old is used."""
     rows = random_ids(1, LENGTH)[0].tolist()
