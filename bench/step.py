@@ -82,8 +82,9 @@ def predict(
         tokens = (logits / temperature + noise.gumbel(keys, logits.shape[-1])).argmax(-1)
         picked = logits.gather(-1, tokens[..., None]).squeeze(-1)
         return Prediction(logits, tokens, (picked - logits.logsumexp(-1)).exp())
+    # Of logsumexp's own operations, the largest is not looked for again. A softmax takes fewer, but rounds the
+    # surest otherwise: among those equal to 1 the order of commits, and with it NFE, would be another.
     picked, tokens = logits.max(-1)
-    # The same operations as logsumexp's, which would look for the largest once more.
     total = (logits - picked[..., None]).exp_().sum(-1).log_().add_(picked)
     return Prediction(logits, tokens, (picked - total).exp_())
 
@@ -159,15 +160,15 @@ def checked(strategy: Strategy, view: StepView, decision: object) -> Decision:
     """The decision on a view, its masks of the right kind; PluginError otherwise (metadata only)."""
     if not isinstance(decision, Decision):
         raise PluginError(f"strategy '{strategy.name}': select must return a Decision, got {type(decision).__name__}")
-    dtypes = {"commit": torch.bool, "tokens": torch.int64, "remask": torch.bool, "accepted": torch.bool}
-    for name, dtype in dtypes.items():
-        got = getattr(decision, name)
+    shape = view.tokens.shape
+    for name, got in zip(Decision._fields, decision, strict=True):
         if got is None and name != "commit":
             continue
-        if not isinstance(got, Tensor) or got.dtype != dtype or got.shape != view.tokens.shape:
+        dtype = torch.int64 if name == "tokens" else torch.bool
+        if not isinstance(got, Tensor) or got.dtype != dtype or got.shape != shape:
             found = f"{got.dtype} {tuple(got.shape)}" if isinstance(got, Tensor) else type(got).__name__
             raise PluginError(
-                f"strategy '{strategy.name}': {name} must be {dtype} of shape {tuple(view.tokens.shape)}, got {found}"
+                f"strategy '{strategy.name}': {name} must be {dtype} of shape {tuple(shape)}, got {found}"
             )
     return decision
 
