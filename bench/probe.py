@@ -45,22 +45,20 @@ class ProbeSession:
     def forward(
         self,
         ids: Tensor,
-        start: int | Sequence[int],
-        block: slice | Sequence[slice],
+        starts: Sequence[int],
+        blocks: Sequence[slice],
         *,
-        rows: Sequence[int] | None = None,
-        lengths: Sequence[int] | None = None,
+        rows: Sequence[int],
+        lengths: Sequence[int],
         slot: int = 0,
     ) -> Tensor:
         """See `Session.forward`."""
-        padding = self.padding if rows is None else [self.padding[i] for i in rows]
-        starts = [start] * len(padding) if isinstance(start, int) else start
-        blocks = [block] * len(padding) if isinstance(block, slice) else block
+        padding = [self.padding[row] for row in rows]
         for i, (first, fed) in enumerate(zip(starts, ids, strict=True)):
             kept = self.kept[slot + i, first : first + len(fed)]
             kept.copy_(fed[: len(kept)])
         held, here = self.kept[slot : slot + len(ids)], self.columns  # (B, L)
-        ends = torch.tensor([self.length] * len(padding) if lengths is None else list(lengths))[:, None]
+        ends = torch.tensor(list(lengths))[:, None]
         has_begun = here >= torch.tensor(padding)[:, None]
         word = noise.mix(held * 1000 + self.from_right) * (has_begun & (here < ends))  # (B, L)
         state = noise.mix(word.sum(-1, keepdim=True))  # (B, 1)
@@ -221,7 +219,8 @@ def plain_loop(
         block, step = range(start, start + n), 0
         while any(canvas[c] == mask_id for c in block) and step < STEP_CAP * n:
             ids = torch.tensor([canvas])
-            logits = host.open([0], len(canvas), cached=False).forward(ids, 0, slice(start, start + n)).float()
+            session = host.open([0], len(canvas), cached=False)
+            logits = session.forward(ids, [0], [slice(start, start + n)], rows=[0], lengths=[len(canvas)]).float()
             logits[..., mask_id] = -torch.inf
             best, tokens = logits.max(-1)
             confidence = (best - logits.logsumexp(-1)).exp()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from checkpoint_factory import ABSENT, KV, VOCAB, Written, host_of, special_ids, write
 from checkpoint_twins import differ, random_ids, slow_decode, slow_forward, twin, twin_logits
+from feeding import feed
 
 from l2pd_bench.engine import DecodeSettings, decode
 from l2pd_bench.errors import UsageError
@@ -41,7 +42,7 @@ def test_whole_sequences_equal_shifted_qwen2(written: Written, host: PretrainedH
     ids = random_ids(3, LENGTH)
     wanted = twin_logits(twin(written), ids, [0, 0, 0])
     with torch.inference_mode():
-        got = host.open([0, 0, 0], LENGTH, cached=False).forward(ids, 0, slice(1, LENGTH))
+        got = feed(host.open([0, 0, 0], LENGTH, cached=False), ids, 0, slice(1, LENGTH))
 
     assert got.shape == (3, LENGTH - 1, VOCAB)
     assert float((got - wanted[:, :-1]).abs().max()) <= 1e-4
@@ -59,7 +60,7 @@ def test_left_padded_rows_equal_qwen2(written: Written, host: PretrainedHost, ca
     for row, pad in enumerate(PADDING):
         ids[row, :pad] = -1
     with torch.inference_mode():
-        got = host.open(PADDING, LENGTH, cached=cached).forward(ids, 0, slice(13, LENGTH))
+        got = feed(host.open(PADDING, LENGTH, cached=cached), ids, 0, slice(13, LENGTH))
 
     assert float((got - wanted[:, 12:-1]).abs().max()) <= 1e-4
 
@@ -84,7 +85,7 @@ def test_windows_keep_the_row_left_of_the_block(cache: str, written: Written, ho
         block = slice(start, start + block_length)
         window = slice(start, LENGTH if cache == "prefix" else block.stop)
         with torch.inference_mode():
-            session.forward(columns(slice(0, LENGTH)), 0, block, rows=kept)
+            feed(session, columns(slice(0, LENGTH)), 0, block, rows=kept)
             first = {i: slow_forward(written, rows[i][: ends[i]], range(ends[i]), None) for i in kept}
             for i in kept:
                 rows[i][start - PADDING[i] - 1] = 5 + i  # is not fed again, so nobody may notice
@@ -92,7 +93,7 @@ def test_windows_keep_the_row_left_of_the_block(cache: str, written: Written, ho
             if start == 24:
                 ends[2] -= 3
             lengths = [PADDING[i] + ends[i] for i in kept]
-            got = session.forward(columns(window), start, block, rows=kept, lengths=lengths)
+            got = feed(session, columns(window), start, block, rows=kept, lengths=lengths)
             for place, i in enumerate(kept):
                 own = range(start - PADDING[i], min(window.stop, PADDING[i] + ends[i]) - PADDING[i])
                 frozen = [(k[: ends[i]], v[: ends[i]]) for k, v in first[i][1]]
@@ -102,7 +103,7 @@ def test_windows_keep_the_row_left_of_the_block(cache: str, written: Written, ho
         if start == 16:
             kept = [2, 0]
             with pytest.raises(AssertionError, match="first forward feeds all columns"):
-                session.forward(columns(slice(24, 32)), 24, slice(24, 32), rows=kept)
+                feed(session, columns(slice(24, 32)), 24, slice(24, 32), rows=kept)
 
 
 def test_a_row_moves_with_what_is_left_of_its_block(host: PretrainedHost) -> None:
@@ -110,10 +111,10 @@ def test_a_row_moves_with_what_is_left_of_its_block(host: PretrainedHost) -> Non
     ids, block = random_ids(2, LENGTH), slice(16, 24)
     session = host.open([0, 0], LENGTH, cached=True)
     with torch.inference_mode():
-        session.forward(ids, 0, block)
-        stayed = session.forward(ids[1:, block], 16, block, rows=[1], slot=1)
+        feed(session, ids, 0, block)
+        stayed = feed(session, ids[1:, block], 16, block, rows=[1], slot=1)
         session.move(1, 0)
-        moved = session.forward(ids[1:, block], 16, block, rows=[1], slot=0)
+        moved = feed(session, ids[1:, block], 16, block, rows=[1], slot=0)
 
     assert torch.equal(moved, stayed)
 
@@ -123,10 +124,10 @@ def test_windows_that_begin_left_of_the_block(written: Written, host: Pretrained
     rows = random_ids(1, LENGTH)[0].tolist()
     session = host.open([0], LENGTH, cached=True)
     with torch.inference_mode():
-        session.forward(torch.tensor([rows]), 0, slice(16, LENGTH))
+        feed(session, torch.tensor([rows]), 0, slice(16, LENGTH))
         _, frozen = slow_forward(written, rows, range(LENGTH), None)
         rows[17], rows[14] = 7, 8
-        got = session.forward(torch.tensor([rows])[:, 12:30], 12, slice(18, 30))[0]
+        got = feed(session, torch.tensor([rows])[:, 12:30], 12, slice(18, 30))[0]
         wanted, _ = slow_forward(written, rows, range(12, 30), frozen)
 
     assert differ(got, wanted[5:-1].float()) <= 1e-5
@@ -239,8 +240,8 @@ def test_what_a_record_needs(host: PretrainedHost, monkeypatch: pytest.MonkeyPat
     assert (host.mask_id, host.eot_id, host.vocab_size) == (ids["<|mask|>"], ids["<|endoftext|>"], VOCAB)
     assert "<|mask|>" not in host.vocabulary() and host.vocabulary()["<|beginoftext|>"] == ids["<|beginoftext|>"]
     session = host.open([0], 8, cached=True)
-    assert isinstance(session, ShiftedSession) and session.store is not None
-    assert session.store.shape == (3, 2, 1, 9, KV, 8)  # shared keys are stored once
+    assert isinstance(session, ShiftedSession) and session.room.store is not None
+    assert session.room.store.shape == (3, 2, 1, 9, KV, 8)  # shared keys are stored once
 
 
 def test_what_only_dream_has_is_not_asked_of_a_scorer(host: PretrainedHost) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from feeding import feed
 from slow_forward import slow_forward
 from torch import Tensor
 
@@ -180,13 +181,13 @@ def test_padded_session_equals_frozen_keys_and_values(cache: str, mini: MiniHost
         columns = slice(first, first + block)
         window = slice(first, length if cache == "prefix" else first + block)
         with torch.inference_mode():
-            session.forward(batch()[kept], 0, columns, rows=kept)
+            feed(session, batch()[kept], 0, columns, rows=kept)
             frozen = {i: slow_forward(mini.model, rows[i], range(len(rows[i])), None)[1] for i in kept}
             for i in kept:  # a commit inside the block, and one behind it that a window of the block must not see
                 rows[i][first - padding[i] + 3] = 40 + i
                 if window.stop < length:
                     rows[i][-1] = 50 + i
-            got = session.forward(batch()[kept, window], window.start, columns, rows=kept)
+            got = feed(session, batch()[kept, window], window.start, columns, rows=kept)
             for place, i in enumerate(kept):
                 own = range(window.start - padding[i], window.stop - padding[i])
                 wanted = slow_forward(mini.model, rows[i], own, frozen[i])[0][:block]
@@ -199,15 +200,15 @@ def test_keys_and_values_are_written_in_place(mini: MiniHost) -> None:
     """A windowed forward writes into the tensor allocated at the start, the window's columns only."""
     session = mini.open([0], 40, cached=True)
     assert isinstance(session, TransformerSession)
-    assert session.store is not None
+    assert session.room.store is not None
     ids = torch.full((1, 40), mini.mask_id)
     with torch.inference_mode():
-        session.forward(ids, 0, slice(8, 24))
-        before, address = session.store.clone(), session.store.data_ptr()
-        session.forward(torch.full((1, 16), 30), 8, slice(8, 24))
+        feed(session, ids, 0, slice(8, 24))
+        before, address = session.room.store.clone(), session.room.store.data_ptr()
+        feed(session, torch.full((1, 16), 30), 8, slice(8, 24))
 
-    assert session.store.data_ptr() == address
-    changed = (session.store != before).flatten(0, 2).any(-1).any(-1).any(0)
+    assert session.room.store.data_ptr() == address
+    changed = (session.room.store != before).flatten(0, 2).any(-1).any(-1).any(0)
     assert changed.tolist() == [8 <= c < 24 for c in range(41)]  # one more, for columns that a row does not have
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from feeding import feed
 from filter_factory import make_card, random_filter, random_host, write_filter
 
 from l2pd_bench.engine import DecodeSettings, decode
@@ -62,7 +63,7 @@ def slow_learn2pd(host: MiniHost, net: Filter, prompt: list[int], gen: int, tau:
     start = len(prompt)
     while start < len(x):
         while mask in x[start : start + BLOCK]:
-            logits = host.open([0], len(x), cached=False).forward(torch.tensor([x]), 0, slice(start, len(x)))[0].float()
+            logits = feed(host.open([0], len(x), cached=False), torch.tensor([x]), 0, slice(start, len(x)))[0].float()
             logits[:, mask] = -math.inf
             top, picks = logits.max(-1)
             token = dict(enumerate(picks.tolist(), start))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from checkpoint_factory import HEADS, LAYERS, VOCAB, D, Written, host_of, special_ids, write
 from checkpoint_twins import differ, random_ids, slow_decode, slow_forward, twin, twin_logits
+from feeding import feed
 from slow_forward import rotate
 
 from l2pd_bench.engine import DecodeSettings, decode
@@ -42,7 +43,7 @@ def test_whole_sequences_equal_llama(written: Written, host: PretrainedHost) -> 
     ids = random_ids(3, LENGTH)
     wanted = twin_logits(twin(written), ids, [0, 0, 0])
     with torch.inference_mode():
-        got = host.open([0, 0, 0], LENGTH, cached=False).forward(ids, 0, slice(0, LENGTH))
+        got = feed(host.open([0, 0, 0], LENGTH, cached=False), ids, 0, slice(0, LENGTH))
 
     assert got.shape == (3, LENGTH, VOCAB) and got.dtype == torch.float32
     assert float((got - wanted).abs().max()) <= 1e-4
@@ -59,7 +60,7 @@ def test_left_padded_rows_equal_llama(written: Written, host: PretrainedHost, ca
     for row, pad in enumerate(PADDING):
         ids[row, :pad] = -1
     with torch.inference_mode():
-        got = host.open(PADDING, LENGTH, cached=cached).forward(ids, 0, slice(0, LENGTH))
+        got = feed(host.open(PADDING, LENGTH, cached=cached), ids, 0, slice(0, LENGTH))
 
     for row, pad in enumerate(PADDING):
         assert float((got[row, pad:] - wanted[row, pad:]).abs().max()) <= 1e-4
@@ -70,7 +71,7 @@ def test_fewer_keys_than_heads_equal_llama(tmp_path: Path) -> None:
     written = write(tmp_path, "llada", n_kv_heads=2)
     ids = random_ids(2, LENGTH)
     with torch.inference_mode():
-        got = host_of(written).open([0, 0], LENGTH, cached=False).forward(ids, 0, slice(0, LENGTH))
+        got = feed(host_of(written).open([0, 0], LENGTH, cached=False), ids, 0, slice(0, LENGTH))
 
     assert float((got - twin_logits(twin(written), ids, [0, 0])).abs().max()) <= 1e-4
 
@@ -83,10 +84,10 @@ def test_windows_equal_frozen_keys_and_values(cache: str, written: Written, host
     window = slice(16, LENGTH if cache == "prefix" else 24)
     session = host.open([0], LENGTH, cached=True)
     with torch.inference_mode():
-        session.forward(torch.tensor([rows]), 0, block)
+        feed(session, torch.tensor([rows]), 0, block)
         _, frozen = slow_forward(written, rows, range(LENGTH), None)
         rows[18], rows[3], rows[-1] = 7, 8, 9  # one in the block, one before and one behind it
-        got = session.forward(torch.tensor([rows])[:, window], window.start, block)[0]
+        got = feed(session, torch.tensor([rows])[:, window], window.start, block)[0]
         wanted = slow_forward(written, rows, range(window.start, window.stop), frozen)[0][:8]
 
     assert differ(got, wanted.float()) <= 1e-5
@@ -127,12 +128,12 @@ def test_half_precision_rotates_in_float32(written: Written, tmp_path: Path) -> 
     for host in (host_of(written, dtype="bfloat16"), host_of(rough, dtype="bfloat16")):
         layer: Any = host.model.layers[0]
         session = host.open([0], 400, cached=True)
-        assert isinstance(session, TransformerSession) and session.store is not None
+        assert isinstance(session, TransformerSession) and session.room.store is not None
         with torch.inference_mode():
-            session.forward(ids, 0, slice(0, 8))
+            feed(session, ids, 0, slice(0, 8))
             keys = layer.qkv(layer.attn_norm(host.model.embed(ids)))[0, :, D : 2 * D].view(400, HEADS, -1)
         wanted = rotate(keys.float(), range(400), written.fields["rope_theta"]).bfloat16()
-        shares.append(float((session.store[0, 0, 0, :400] == wanted).float().mean()))
+        shares.append(float((session.room.store[0, 0, 0, :400] == wanted).float().mean()))
 
     assert host.dtype == torch.bfloat16
     assert shares[0] > 0.999 and shares[1] < 0.9

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from feeding import feed
 from slow_rules import CASES, Row, Rule, applied
 from torch import Tensor
 
@@ -193,7 +194,7 @@ def slow_decode(host: Host, prompt: list[int], slow: Callable[[], Rule], gen: in
     for start in range(len(prompt), len(canvas), block):
         rule, step, at = slow(), 0, slice(start, start + block)
         while host.mask_id in canvas[at]:
-            logits = session.forward(torch.tensor([canvas]), 0, at).float()
+            logits = feed(session, torch.tensor([canvas]), 0, at, lengths=[len(canvas)]).float()
             logits[..., host.mask_id] = -torch.inf
             picked, tokens = logits.max(-1)
             confidence = (picked - logits.logsumexp(-1)).exp()[0].tolist()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from feeding import feed
 from record_factory import FIXED, manifest, one_section, record, rows, sample
 
 from l2pd_bench.engine import DecodeSettings, decode
@@ -64,8 +65,8 @@ def test_replay_by_the_definition(length: int, mini: MiniHost, mini_prompts: Pro
             block = range(start, start + 32)
             while masked := [c for c in block if canvas[c] == mini.mask_id]:
                 with torch.inference_mode():
-                    logits = mini.open([0], len(canvas), cached=False).forward(
-                        torch.tensor([canvas]), 0, slice(start, start + 32)
+                    logits = feed(
+                        mini.open([0], len(canvas), cached=False), torch.tensor([canvas]), 0, slice(start, start + 32)
                     )
                 picks = logits[0].index_fill(-1, torch.tensor(mini.mask_id), -torch.inf).argmax(-1).tolist()
                 forwards += 1

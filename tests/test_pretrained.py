@@ -12,6 +12,7 @@ import torch
 from checkpoint_factory import LAYERS, Written, host_of, write
 from checkpoint_factory import config as original_config
 from checkpoint_twins import random_ids
+from feeding import feed
 from filter_factory import make_card, random_filter, write_filter
 from tiny_lm import save as save_tiny_lm
 
@@ -53,7 +54,7 @@ def test_a_kernel_by_name_is_the_one_that_runs(name: str, written: Written) -> N
 
     named.model.hidden = spy  # type: ignore[method-assign]
     with torch.inference_mode():
-        wanted, got = (h.open(padding, 24, cached=True).forward(ids, 0, slice(8, 24)) for h in (same, named))
+        wanted, got = (feed(h.open(padding, 24, cached=True), ids, 0, slice(8, 24)) for h in (same, named))
 
     assert named.attention == name
     assert seen == [{"sdpa": (True, True), "sdpa-math": (True, False), "sdpa-flash": (False, True)}[name]]
@@ -92,7 +93,7 @@ def test_a_kernel_without_masks_refuses_what_needs_one(monkeypatch: pytest.Monke
 def test_every_kernel_has_a_backend() -> None:
     """The names are torch's backends."""
     assert {name.removeprefix("sdpa-"): kernel and kernel.name for name, kernel in attention.KERNELS.items()} == {
-        "sdpa": None,
+        **{"sdpa": None, "graphs": None},
         **{"math": "MATH", "flash": "FLASH_ATTENTION", "efficient": "EFFICIENT_ATTENTION", "cudnn": "CUDNN_ATTENTION"},
     }
 
@@ -137,7 +138,7 @@ def test_random_weights_are_of_a_trained_ones_size() -> None:
     host = load_host("llada-8b:layers=32", device="cpu", weights="random", dtype="float16")
     assert isinstance(host, PretrainedHost)
     with torch.inference_mode():
-        logits = host.open([0], 64, cached=False).forward(random_ids(1, 64), 0, slice(0, 64))
+        logits = feed(host.open([0], 64, cached=False), random_ids(1, 64), 0, slice(0, 64))
 
     assert logits.isfinite().all() and 0.02 < float(logits.float().std()) < 4
 

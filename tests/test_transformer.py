@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from feeding import feed
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -94,7 +95,7 @@ def test_whole_sequences_equal_llama(mini: MiniHost, ids: Tensor) -> None:
 def test_left_padded_sessions_equal_llama(mini: MiniHost, ids: Tensor, cached: bool) -> None:
     """A session on left-padded rows gives Llama's logits at every real column, to float32 rounding."""
     with torch.inference_mode():
-        got = mini.open(PADDING, LENGTH, cached=cached).forward(ids, 0, slice(0, LENGTH))
+        got = feed(mini.open(PADDING, LENGTH, cached=cached), ids, 0, slice(0, LENGTH))
     wanted = llama_logits(llama(mini.model), ids, PADDING)
 
     for row, pad in enumerate(PADDING):
@@ -109,7 +110,7 @@ def test_padding_ids_do_not_matter(mini: MiniHost, ids: Tensor) -> None:
     block = slice(20, LENGTH)
     with torch.inference_mode():
         first, second = (
-            TransformerSession(mini.model, PADDING, LENGTH, cached=False).forward(x, 0, block) for x in (ids, other)
+            feed(TransformerSession(mini.model, PADDING, LENGTH, cached=False), x, 0, block) for x in (ids, other)
         )
         bare = [mini.model(ids[row : row + 1, pad:])[0, 20 - pad :] for row, pad in enumerate(PADDING)]
 
@@ -134,7 +135,7 @@ def counted(model: Transformer, queries: int, keys: int, logits: int) -> int:
     session = TransformerSession(model, [0], keys, cached=queries < keys)
     # the fused CPU kernel has no formula in torch's counter, the plain one is made of counted products
     with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        session.forward(torch.zeros(1, queries, dtype=torch.int64), keys - queries, slice(keys - logits, keys))
+        feed(session, torch.zeros(1, queries, dtype=torch.int64), keys - queries, slice(keys - logits, keys))
     return int(counter.get_total_flops())
 
 
@@ -174,7 +175,7 @@ def test_shared_keys_are_as_if_each_head_had_its_own(mask: bool) -> None:
     with torch.inference_mode():
         for model, logits in ((shared, got), (whole, wanted)):
             session = TransformerSession(model, padding, 12, cached=True)
-            logits += [session.forward(ids, 0, slice(4, 12)), session.forward(ids[:, 6:9], 6, slice(6, 9))]
+            logits += [feed(session, ids, 0, slice(4, 12)), feed(session, ids[:, 6:9], 6, slice(6, 9))]
 
     assert all(differ(a, b) <= 1e-5 for a, b in zip(got, wanted, strict=True))
 

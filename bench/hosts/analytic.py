@@ -61,28 +61,25 @@ class AnalyticSession:
     def __init__(self, padding: Sequence[int], length: int, slots: int, rule: Rule = marginals) -> None:
         self.rule = rule
         self.padding = list(padding)
-        self.length = length
         self.kept = torch.zeros(slots, length, dtype=torch.int64)
 
     def forward(
         self,
         ids: Tensor,
-        start: int | Sequence[int],
-        block: slice | Sequence[slice],
+        starts: Sequence[int],
+        blocks: Sequence[slice],
         *,
-        rows: Sequence[int] | None = None,
-        lengths: Sequence[int] | None = None,
+        rows: Sequence[int],
+        lengths: Sequence[int],
         slot: int = 0,
     ) -> Tensor:
         """See `Session.forward`; float32 log-probabilities."""
-        padding = self.padding if rows is None else [self.padding[i] for i in rows]
-        starts = [start] * len(padding) if isinstance(start, int) else start
-        blocks = [block] * len(padding) if isinstance(block, slice) else block
+        padding = [self.padding[row] for row in rows]
         size = blocks[0].stop - blocks[0].start
         places: list[tuple[int, int, int]] = []  # row, place, token of each probability; written at once
         chances: list[float] = []
         for i, pad in enumerate(padding):
-            end = self.length if lengths is None else lengths[i]
+            end = lengths[i]
             fed = ids[i, : end - starts[i]]
             self.kept[slot + i, starts[i] : starts[i] + len(fed)] = fed
             row = self.kept[slot + i].tolist()
@@ -104,6 +101,19 @@ class AnalyticSession:
     def move(self, source: int, target: int) -> None:
         """See `Session.move`."""
         self.kept[target] = self.kept[source]
+
+
+class AnalyticCausalSession:
+    """See `CausalSession`: the same joint distributions, from left to right."""
+
+    def __init__(self, padding: Sequence[int], length: int) -> None:
+        self.length = length
+        self.inner = AnalyticSession(padding, length, len(padding), conditionals)
+
+    def forward(self, ids: Tensor, start: int, columns: slice) -> Tensor:
+        """See `CausalSession.forward`; float32 log-probabilities."""
+        n = len(ids)
+        return self.inner.forward(ids, [start] * n, [columns] * n, rows=range(n), lengths=[self.length] * n)
 
 
 class AnalyticHost:
@@ -155,7 +165,7 @@ class AnalyticHost:
         return CausalModel(
             f"{self.name}'s companion",
             self.mask_id,
-            lambda padding, length: AnalyticSession(padding, length, len(padding), conditionals),
+            AnalyticCausalSession,
             lambda queries, keys, logits: 0,
         )
 

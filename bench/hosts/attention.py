@@ -23,6 +23,7 @@ KERNELS = {
     "sdpa-flash": SDPBackend.FLASH_ATTENTION,
     "sdpa-efficient": SDPBackend.EFFICIENT_ATTENTION,
     "sdpa-cudnn": SDPBackend.CUDNN_ATTENTION,
+    "sdpa-graphs": None,  # as sdpa, but forwards that feed a block alone are replayed (`graphs.py`)
 }
 
 
@@ -32,6 +33,11 @@ class Attention:
 
     name: str = "sdpa"
     takes_masks: bool = True
+
+    @property
+    def is_replayed(self) -> bool:
+        """Whether forwards of a block alone are recorded and replayed."""
+        return self.name == "sdpa-graphs"
 
     def only(self) -> AbstractContextManager[None]:
         """Within it, torch uses this kernel or raises."""
@@ -60,6 +66,8 @@ def find_attention(name: str | None, head_dim: int, *, device: torch.device, dty
     name = name or SDPA.name
     if name not in KERNELS:
         raise unknown("attn", name, KERNELS)
+    if name == "sdpa-graphs" and device.type != "cuda":
+        raise UsageError(f"attn: got '{name}', which records CUDA graphs, on {device}; leave it out, or --device cuda")
     if reason := _refusal(name, head_dim, None, device, dtype):
         raise UsageError(
             f"attn: got '{name}', which cannot run on {device} in {str(dtype).removeprefix('torch.')} with "

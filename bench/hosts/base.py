@@ -73,21 +73,20 @@ class Session(Protocol):
     def forward(
         self,
         ids: Tensor,
-        start: int | Sequence[int],
-        block: slice | Sequence[slice],
+        starts: Sequence[int],
+        blocks: Sequence[slice],
         *,
-        rows: Sequence[int] | None = None,
-        lengths: Sequence[int] | None = None,
+        rows: Sequence[int],
+        lengths: Sequence[int],
         slot: int = 0,
     ) -> Tensor:
-        """Feed columns [start, start + N) of some rows and return the logits that predict `block`.
+        """Feed `N` columns of some rows and return the logits that predict a block of each.
 
-        `ids`: (B, N) int64, the canvas there (-1 where a row has no column). `rows`: which of
-        the P they are, None for all. `start` and `block` are all rows' or each row's own, the
-        blocks of one size C; `lengths`: row i has the columns before `lengths[i]` only, the
-        others are not attended to (None: it has all). Returns (B, C, V) in the host's dtype;
-        what is predicted for a column that a row does not have means nothing. The logits are
-        the caller's to change.
+        For B rows each: `rows`, which of the P they are; `starts`, the first column fed; `ids`
+        (B, N) int64, the canvas from there on (-1 where a row has no column); `blocks`, of one
+        size C; `lengths`, the column behind the row's last, what is beyond is not attended
+        to. Returns (B, C, V) in the host's dtype; what is predicted for a column that a row
+        does not have means nothing. The logits are the caller's to change.
 
         Of a cached session the rows are at the slots from `slot` on: keys and values of the
         fed columns replace those kept there, and every column of the row that is kept or fed

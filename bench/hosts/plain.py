@@ -26,7 +26,7 @@ class PlainSession:
     def __init__(
         self, model: Transformer, padding: Sequence[int], length: int, *, cached: bool, shifted: bool = False
     ) -> None:
-        self.model, self.padding, self.length = model, list(padding), length
+        self.model, self.padding = model, list(padding)
         self.cached, self.shifted = cached, shifted
         self.kept: dict[int, list[tuple[Tensor, Tensor]]] = {}  # by slot: of each layer (T, K, head_dim) twice
         self.left: dict[int, Tensor] = {}  # by slot: the logits (1, V) of the column before the block
@@ -34,20 +34,17 @@ class PlainSession:
     def forward(
         self,
         ids: Tensor,
-        start: int | Sequence[int],
-        block: slice | Sequence[slice],
+        starts: Sequence[int],
+        blocks: Sequence[slice],
         *,
-        rows: Sequence[int] | None = None,
-        lengths: Sequence[int] | None = None,
+        rows: Sequence[int],
+        lengths: Sequence[int],
         slot: int = 0,
     ) -> Tensor:
         """See `Session.forward`."""
-        padding = self.padding if rows is None else [self.padding[i] for i in rows]
-        starts = [start] * len(padding) if isinstance(start, int) else start
-        blocks = [block] * len(padding) if isinstance(block, slice) else block
         found = []
-        for i, (pad, first, part) in enumerate(zip(padding, starts, blocks, strict=True)):
-            end = self.length if lengths is None else lengths[i]
+        for i, (row, first, part, end) in enumerate(zip(rows, starts, blocks, lengths, strict=True)):
+            pad = self.padding[row]
             skip = max(pad - first, 0)
             fed = ids[i, skip : end - first]  # without columns that are not the row's
             logits = self._row(fed, first + skip - pad, end - pad, slot + i)  # (N, V)

@@ -17,6 +17,7 @@ from l2pd_bench.hosts import plain
 from l2pd_bench.hosts.attention import Attention, find_attention
 from l2pd_bench.hosts.base import CausalModel, HostRequest, Session
 from l2pd_bench.hosts.checkpoint import LOCAL, Fields
+from l2pd_bench.hosts.graphs import Graphs
 from l2pd_bench.hosts.session import ShiftedSession, TransformerSession
 from l2pd_bench.hosts.tokens import ByteTokens, FileTokens, Tokens
 from l2pd_bench.hosts.transformer import Transformer, TransformerConfig
@@ -63,6 +64,7 @@ class PretrainedHost:
         self.name, self.family, self.model, self.tokens = name, family, model, tokens
         self.revision, self.weights_hash, self.tokenizer_id = revision, weights_hash, tokens.id
         self.attention, self._attention = attention.name if attention else plain.NAME, attention
+        self._graphs = Graphs(model) if attention and attention.is_replayed else None
         self.vocab_size = model.config.vocab_size
         self.mask_id, self.eot_id = special
         self.is_chat, self.is_trained = is_chat, is_trained
@@ -115,7 +117,9 @@ class PretrainedHost:
         if self._attention is None:
             shifted = issubclass(self.family.session, ShiftedSession)
             return plain.PlainSession(self.model, padding, length, cached=cached, shifted=shifted)
-        return self.family.session(self.model, padding, length, cached=cached, slots=slots, attention=self._attention)
+        return self.family.session(
+            self.model, padding, length, cached=cached, slots=slots, attention=self._attention, graphs=self._graphs
+        )
 
     def flops(self, queries: int, keys: int, logits: int) -> int:
         """Floating-point operations of one forward."""

@@ -1,0 +1,170 @@
+"""Recorded forwards: here "recorded" means done again on the same memory, which needs no GPU; one test needs one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoint_factory import write
+from torch import Tensor
+
+from l2pd_bench.engine import BatchDecoded, DecodeSettings, decode
+from l2pd_bench.errors import UsageError
+from l2pd_bench.hosts.attention import Attention
+from l2pd_bench.hosts.graphs import BUCKET, Graphs
+from l2pd_bench.hosts.pretrained import PretrainedHost
+from l2pd_bench.registry import load_host, load_strategy
+
+GEN, BLOCK = 48, 16
+PROMPTS = [[7, 8, 9], [5, 6, 7, 8, 9, 10, 11], [9, 9], [6] * 5, [4, 12, 4, 12]]
+LONG = [8] * BUCKET  # with it a canvas needs another bucket
+
+
+class Recorder:
+    """Records by keeping the function: its replay writes what it returns into the memory of the first time."""
+
+    def __init__(self) -> None:
+        self.recorded = self.replayed = 0
+
+    def __call__(self, step: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
+        """See `graphs.Record`."""
+        made = step()
+        self.recorded += 1
+
+        def replay() -> None:
+            self.replayed += 1
+            made.copy_(step())
+
+        return made, replay
+
+
+def give(host: Any, made: Graphs) -> None:
+    """Its sessions replay from now on."""
+    host.attention, host._attention, host._graphs = "sdpa-graphs", Attention("sdpa-graphs"), made
+
+
+@pytest.fixture(scope="module", params=["llada", "dream"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small checkpoint of each family: logits of a place, and of the one left of it."""
+    return write(tmp_path_factory.mktemp(request.param), request.param).folder
+
+
+def host_of(folder: Path) -> PretrainedHost:
+    """It, in float32."""
+    host = load_host(str(folder), device="cpu", dtype="float32")
+    assert isinstance(host, PretrainedHost)
+    return host
+
+
+def both(
+    folder: Path, rule: str, prompts: list[list[int]], settings: DecodeSettings, slots: int
+) -> tuple[BatchDecoded, BatchDecoded, Recorder]:
+    """A decode without and with graphs, and what was recorded."""
+    recorder, strategy = Recorder(), load_strategy(rule)[0]
+    plain = decode(host_of(folder), strategy, prompts, range(len(prompts)), settings, slots=slots)
+    host = host_of(folder)
+    give(host, Graphs(host.model, recorder))
+    return plain, decode(host, strategy, prompts, range(len(prompts)), settings, slots=slots), recorder
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+@pytest.mark.parametrize("rule", ["fixed-step:k=3", "threshold:tau=0.05"])
+@pytest.mark.parametrize("eot", ["decode", "predict"])
+def test_a_replayed_decode_equals_a_computed_one(folder: Path, rule: str, eot: str, slots: int) -> None:
+    """Tokens, NFE and all counts are the same, alone and in company, at any block and with rows cut short."""
+    settings = DecodeSettings(GEN, BLOCK, "dual", eot)
+    plain, replayed, recorder = both(folder, rule, PROMPTS, settings, slots)
+
+    assert replayed.samples == plain.samples
+    assert recorder.replayed > recorder.recorded > 0
+
+
+def test_one_graph_serves_all_blocks_of_all_samples(folder: Path) -> None:
+    """Alone, five prompts of five lengths and three blocks each need one recording; a longer canvas one more."""
+    settings = DecodeSettings(GEN, BLOCK, "dual")
+    recorder, rule, host = Recorder(), load_strategy("fixed-step:k=4")[0], host_of(folder)
+    give(host, Graphs(host.model, recorder))
+    for prompt in PROMPTS:
+        decode(host, rule, [prompt], [0], settings)
+    once = recorder.recorded
+    steps = len(PROMPTS) * (GEN // BLOCK) * (BLOCK // 4 - 1)
+    replayed = recorder.replayed
+    long = decode(host, rule, [LONG], [0], settings)
+    again = decode(host, rule, [PROMPTS[0]], [0], settings)
+
+    assert once == 1 and replayed == steps
+    assert recorder.recorded == 3  # a room for the longer one; in it, one graph more for short ones
+    assert [long.samples, again.samples] == [
+        decode(host_of(folder), rule, [p], [0], settings).samples for p in (LONG, PROMPTS[0])
+    ]
+
+
+def test_what_is_not_a_block_alone_is_computed(folder: Path) -> None:
+    """Nothing is recorded where whole canvases or suffixes are fed."""
+    for cache in ("none", "prefix"):
+        _, _, recorder = both(folder, "fixed-step:k=4", PROMPTS[:1], DecodeSettings(BLOCK * 2, BLOCK, cache), 1)
+        assert recorder.recorded <= 1  # prefix: the last block has nothing right of it
+
+
+def test_logits_are_the_callers(folder: Path) -> None:
+    """What a forward returned is not written to by the next one."""
+    host, ids = host_of(folder), torch.randint(5, 20, (1, 24), generator=torch.Generator().manual_seed(0))
+    give(host, Graphs(host.model, Recorder()))
+    with torch.inference_mode():
+        session = host.open([0], 24, cached=True)
+        told: dict[str, Any] = {"rows": [0], "lengths": [24]}
+        session.forward(ids, [0], [slice(8, 16)], **told)
+        first = session.forward(ids[:, 8:16], [8], [slice(8, 16)], **told)
+        kept = first.clone()
+        session.forward(ids[:, 9:17], [8], [slice(8, 16)], **told)
+
+    assert torch.equal(first, kept)
+
+
+def test_a_room_is_one_sessions_and_begins_empty(folder: Path) -> None:
+    """What the session before it left, NaN even, is gone."""
+    host = host_of(folder)
+    made = Graphs(host.model, Recorder())
+    room = made.lend(2, 40)
+    assert room.store is not None
+    room.store.fill_(torch.nan)
+    room.left_of = [8, None]
+    again = made.lend(2, 30)
+
+    assert again is room and again.store is not None and made.lend(3, 40) is not room
+    assert not again.store.any() and again.left_of == [None, None]
+
+
+def test_a_replay_that_differs_is_an_error(folder: Path) -> None:
+    """Before a token is picked from it, the first replay is compared with the forward it was recorded from."""
+
+    def wrong(step: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
+        made = step()
+        return made, lambda: made.select(-1, 0).add_(0.1)  # type: ignore[func-returns-value, return-value]
+
+    host = host_of(folder)
+    give(host, Graphs(host.model, wrong))
+    with pytest.raises(UsageError, match=r"got 'sdpa-graphs', whose replay gives other logits .* use --attn sdpa"):
+        decode(host, load_strategy("fixed-step")[0], PROMPTS[:1], [0], DecodeSettings(BLOCK, BLOCK, "dual"))
+
+
+def test_graphs_need_cuda(folder: Path) -> None:
+    """Elsewhere the choice is refused with what to do."""
+    with pytest.raises(UsageError, match=r"attn: got 'sdpa-graphs', which records CUDA graphs, on cpu; leave it out"):
+        load_host(str(folder), device="cpu", attention="sdpa-graphs")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_graphs(folder: Path) -> None:
+    """On the device itself: the tokens of replayed decodes are those of computed ones, in float32."""
+    settings, rule = DecodeSettings(GEN, BLOCK, "dual"), load_strategy("fixed-step:k=3")[0]
+    computed, replayed = (
+        decode(
+            load_host(str(folder), device="cuda", dtype="float32", attention=name), rule, PROMPTS, range(5), settings
+        )
+        for name in ("sdpa", "sdpa-graphs")
+    )
+    assert replayed.samples == computed.samples
