@@ -19,7 +19,7 @@ from l2pd_bench.hosts.pretrained import PretrainedHost
 from l2pd_bench.registry import load_host, load_strategy
 
 GEN, BLOCK = 48, 16
-PROMPTS = [[7, 8, 9], [5, 6, 7, 8, 9, 10, 11], [9, 9], [6] * 5, [4, 12, 4, 12]]
+PROMPTS = [[7, 8, 9], [5, 6, 7, 8, 9, 10, 11], [9, 9], [6] * 5, [12, 9, 4]]  # the last as long as the first
 LONG = [8] * BUCKET  # with it a canvas needs another bucket
 
 
@@ -83,12 +83,11 @@ def test_a_replayed_decode_equals_a_computed_one(folder: Path, rule: str, eot: s
 
 
 def test_one_graph_serves_all_blocks_of_all_samples(folder: Path) -> None:
-    """Alone, five prompts of five lengths and three blocks each need one recording; a longer canvas one more."""
+    """Alone, five prompts of four lengths and three blocks each need one recording; a longer canvas one more."""
     settings = DecodeSettings(GEN, BLOCK, "dual")
     recorder, rule, host = Recorder(), load_strategy("fixed-step:k=4")[0], host_of(folder)
     give(host, Graphs(host.model, recorder))
-    for prompt in PROMPTS:
-        decode(host, rule, [prompt], [0], settings)
+    short = [decode(host, rule, [prompt], [0], settings).samples for prompt in PROMPTS]
     once = recorder.recorded
     steps = len(PROMPTS) * (GEN // BLOCK) * (BLOCK // 4 - 1)
     replayed = recorder.replayed
@@ -97,8 +96,8 @@ def test_one_graph_serves_all_blocks_of_all_samples(folder: Path) -> None:
 
     assert once == 1 and replayed == steps
     assert recorder.recorded == 3  # a room for the longer one; in it, one graph more for short ones
-    assert [long.samples, again.samples] == [
-        decode(host_of(folder), rule, [p], [0], settings).samples for p in (LONG, PROMPTS[0])
+    assert [*short, long.samples, again.samples] == [
+        decode(host_of(folder), rule, [p], [0], settings).samples for p in (*PROMPTS, LONG, PROMPTS[0])
     ]
 
 
@@ -109,19 +108,27 @@ def test_what_is_not_a_block_alone_is_computed(folder: Path) -> None:
         assert recorder.recorded <= 1  # prefix: the last block has nothing right of it
 
 
-def test_logits_are_the_callers(folder: Path) -> None:
-    """What a forward returned is not written to by the next one."""
-    host, ids = host_of(folder), torch.randint(5, 20, (1, 24), generator=torch.Generator().manual_seed(0))
-    give(host, Graphs(host.model, Recorder()))
-    with torch.inference_mode():
-        session = host.open([0], 24, cached=True)
-        told: dict[str, Any] = {"rows": [0], "lengths": [24]}
-        session.forward(ids, [0], [slice(8, 16)], **told)
-        first = session.forward(ids[:, 8:16], [8], [slice(8, 16)], **told)
-        kept = first.clone()
-        session.forward(ids[:, 9:17], [8], [slice(8, 16)], **told)
+def test_any_order_of_forwards(folder: Path) -> None:
+    """Other blocks, ends and slots, and the same once more: as a session computes them, and nobody writes to them."""
+    ids, padding = torch.randint(5, 20, (2, 32), generator=torch.Generator().manual_seed(0)), [0, 3]
+    steps = [(8, [32, 32]), (8, [32, 32]), (8, [32, 28]), (16, [32, 28]), (8, [32, 32])]
+    replaying, found = host_of(folder), []
+    give(replaying, Graphs(replaying.model, Recorder()))
+    for host in (replaying, host_of(folder)):
+        session, seen = host.open(padding, 32, cached=True), []
+        for start, lengths in steps:
+            block = [slice(start, start + 8)] * 2
+            with torch.inference_mode():
+                session.forward(ids, [0, 0], block, rows=[0, 1], lengths=[32, 32])
+                for shift in (0, 1):  # other tokens at the same place
+                    fed = ids[:, start + shift : start + shift + 8]
+                    seen.append(session.forward(fed, [start] * 2, block, rows=[0, 1], lengths=lengths))
+                    if start == 8:
+                        own = {"rows": [1], "lengths": lengths[1:], "slot": 1}
+                        seen.append(session.forward(fed[1:], [start], block[1:], **own))
+        found.append([*seen, *(logits.clone() for logits in seen)])
 
-    assert torch.equal(first, kept)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*found, strict=True))
 
 
 def test_a_room_is_one_sessions_and_begins_empty(folder: Path) -> None:
