@@ -28,7 +28,7 @@ from l2pd_bench.runner import Outcome, run_job
 from l2pd_bench.schema import Manifest
 from l2pd_bench.specs import Scalar, show
 
-ALLOWED = ("output", "restart", "data_dir", "trace", "watch", "sandbox", "unsafe_code")  # what a record cannot say
+ALLOWED = ("output", "restart", "data_dir", "timeout", "trace", "watch", "sandbox", "unsafe_code")  # in no record
 BASELINE = "fixed-step"  # what an oracle goes by
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _FEW = 5  # doc_ids to name

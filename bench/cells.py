@@ -23,17 +23,24 @@ class Cell:
     reference: Cell | None = None  # the baseline's, if the strategy is shown its decode
     segments: dict[str, int] = field(default_factory=dict)  # those begun by now, by the session of their worker
     failed: str | None = None
+    failed_in: int | None = None  # the segment that ended it
 
     def done(self, items: Sequence[Item]) -> set[str]:
         """The doc_ids among `items` that are recorded."""
         return self.writer.done & {item.doc_id for item in items}
 
     def references(self, batch: Sequence[Item]) -> list[list[int]] | None:
-        """The baseline's decodes of a batch, where the strategy is shown them; UsageError if it failed."""
+        """The baseline's decodes of a batch, where the strategy is shown them; UsageError if one is missing."""
         if self.reference is None:
             return None
         writer = self.reference.writer
-        if len(self.reference.done(batch)) < len(batch):
+        if missing := [item.doc_id for item in batch if item.doc_id not in writer.done]:
+            entry = writer.samples.entries.get(missing[0])
+            if entry is not None and entry.status == "oom":
+                raise UsageError(
+                    f"no decode of fixed-step to go by for {missing[0]}, as that ran out of memory there; free some, "
+                    "or make the model smaller with --dtype, and repeat: it is tried again, and this row goes on"
+                )
             raise UsageError("no decode of fixed-step to go by, as that failed in the same setting; mend it and repeat")
         return [writer.samples[item.doc_id].output_ids for item in batch]
 

@@ -39,7 +39,7 @@ Dtype = Annotated[
 ]
 Revision = Annotated[str | None, typer.Option(help="Of a repository: branch, tag or commit.")]
 Attention = Annotated[
-    str | None, typer.Option("--attn", help="sdpa, sdpa-flash, sdpa-math, ... [default: sdpa, torch chooses]")
+    str | None, typer.Option("--attn", help="sdpa, sdpa-flash, sdpa-graphs, ... [default: sdpa, torch chooses]")
 ]
 Weights = Annotated[str | None, typer.Option(help="random: a model's shape without its checkpoint, to measure speed.")]
 NoFast = Annotated[
@@ -56,7 +56,7 @@ From = Annotated[
     typer.Option(
         "--from",
         help="Repeat what a run's folder has recorded, under its settings, and compare; takes the place of all options "
-        "but --output, --restart, --data-dir, --trace, --watch, --sandbox and --unsafe-code.",
+        "but --output, --restart, --data-dir, --timeout, --trace, --watch, --sandbox and --unsafe-code.",
     ),
 ]
 Timeout = Annotated[

@@ -17,7 +17,7 @@ from l2pd_bench.worker import Turn, Worker, WorkerName
 
 
 class Done(NamedTuple):
-    """One batch of a cell, and what came of it; None if the cell had failed before."""
+    """One batch of a cell, and what came of it; None if it was not begun, as the cell had failed."""
 
     cell: Cell
     batch: Sequence[Item]

@@ -14,7 +14,9 @@ from l2pd_bench.cells import Cell
 from l2pd_bench.job import Job
 from l2pd_bench.memory import free, is_out_of_memory
 from l2pd_bench.noise import sample_seed
+from l2pd_bench.plan import Plan
 from l2pd_bench.schema import Sample
+from l2pd_bench.stopping import at_most
 from l2pd_bench.tasks.base import Item
 from l2pd_bench.trace import Trace
 from l2pd_bench.tracer import Batch, trace_batch
@@ -23,15 +25,16 @@ if TYPE_CHECKING:
     from l2pd_bench.watch import Watch
 
 
-def follow(job: Job, cell: Cell, items: Sequence[Item], seed: int, watch: Watch | None = None) -> list[Trace]:
+def follow(job: Job, cell: Cell, items: Sequence[Item], plan: Plan, watch: Watch | None = None) -> list[Trace]:
     """Decode recorded items once more; the first of them may be watched.
 
-    Raises PluginError if a sample comes out otherwise than it is recorded.
+    Raises PluginError if a sample comes out otherwise than it is recorded, and Overtime if it
+    takes longer than the plan's timeout; but not where somebody watches, as every step waits then.
     """
     slots = cell.asked.batch_size
     while True:
         try:
-            return _follow(job, cell, items, seed, slots, watch)
+            return _follow(job, cell, items, plan, slots, watch)
         except (MemoryError, RuntimeError) as error:
             if slots == 1 or not is_out_of_memory(error):
                 raise
@@ -39,17 +42,19 @@ def follow(job: Job, cell: Cell, items: Sequence[Item], seed: int, watch: Watch 
         free(job.host.device)
 
 
-def _follow(job: Job, cell: Cell, items: Sequence[Item], seed: int, slots: int, watch: Watch | None) -> list[Trace]:
+def _follow(job: Job, cell: Cell, items: Sequence[Item], plan: Plan, slots: int, watch: Watch | None) -> list[Trace]:
     batch = Batch(
         items,
         [job.prompts[cell.asked.task.name, item.doc_id] for item in items],
-        [sample_seed(seed, item.doc_id) for item in items],
+        [sample_seed(plan.seed, item.doc_id) for item in items],
         cell.references(items),
         [cell.writer.samples[item.doc_id].output_ids for item in items],
         slots,
     )
     if watch is None:
-        return trace_batch(job.host, cell.asked.strategy, cell.asked.settings, batch)
+        doing = f"{cell.asked.strategy.name} on {cell.asked.task.name}, {items[0].doc_id}, traced"
+        with at_most(plan.timeout, doing):
+            return trace_batch(job.host, cell.asked.strategy, cell.asked.settings, batch)
     title = f"{cell.writer.manifest.strategy.spec}  {items[0].doc_id}"
     with watch.showing(title, cell.asked.settings.gen_length, job.host) as on_step:
         return trace_batch(job.host, cell.asked.strategy, cell.asked.settings, batch, on_step)

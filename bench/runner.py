@@ -18,6 +18,7 @@ from rich.progress import Task as Bar
 from rich.text import Text
 
 from l2pd_bench.cells import Cell, find_references
+from l2pd_bench.errors import UsageError
 from l2pd_bench.executor import Executor, LocalExecutor
 from l2pd_bench.follow import batches, follow, untraced
 from l2pd_bench.job import Agenda, Job, prepare_job, told
@@ -96,10 +97,29 @@ def run_agenda(
             for notice in filter(None, (writer.recovered, writer.set_aside and f"set aside: {writer.set_aside}")):
                 console.print(f"note: {notice}", style="yellow", markup=False)
             traces = stack.enter_context(TraceFile(writer.folder)) if plan.trace else None
-            cells[task.name].append(Cell(row.asked, writer, traces))
+            cell = Cell(row.asked, writer, traces)
+            _refuse_other_threads(cell, agenda, plan)
+            cells[task.name].append(cell)
         for group in cells.values():
             find_references(group)
         return _run_cells(plan, agenda, cells, executor, console, command, job)
+
+
+def _refuse_other_threads(cell: Cell, agenda: Agenda, plan: Plan) -> None:
+    """Raise UsageError where what is left would be timed with another number of threads than what is there.
+
+    An accelerator's seconds do not depend on it.
+    """
+    items, manifest = agenda.items[cell.asked.task.name], cell.writer.manifest
+    began, here = manifest.environment.get("torch_threads"), agenda.machine["torch_threads"]
+    if began == here or manifest.protocol["device"] != "cpu" or len(cell.done(items)) == len(items):
+        return
+    local = "use --executor local and " if plan.executor == "ray" else ""
+    raise UsageError(
+        f"{cell.writer.folder}: got {here} torch threads, expected {began}, as when this run began: its seconds would "
+        f"be of unlike clocks; {local}set OMP_NUM_THREADS={began}, begin anew with --restart (the old records are "
+        "renamed aside), or record elsewhere with --output"
+    )
 
 
 def _run_cells(
@@ -145,7 +165,7 @@ def _run_cells(
                         _record(cell, done.worker, done.turn)
                         _note_foreign(cells[task.name], done.worker, done.turn.foreign)
                         if job is not None and cell.failed is None and (watch is not None or cell.traces is not None):
-                            _follow(job, cell, done.batch, done.turn, plan.seed, watch)
+                            _follow(job, cell, done.batch, done.turn, plan, watch)
                     progress.advance(bar, len(done.batch))
                 for worker, programs in executor.foreign():
                     _note_foreign(cells[task.name], worker, programs)
@@ -157,7 +177,7 @@ def _run_cells(
                 for cell in cells[task.name]:
                     if job is not None and cell.failed is None and cell.traces is not None:
                         progress.update(bar, description=f"{task.name} {cell.writer.manifest.strategy.spec}, traces")
-                        untold += _catch_up(job, cell, cell.traces, plan.seed, stop)
+                        untold += _catch_up(job, cell, cell.traces, plan, stop)
     except KeyboardInterrupt:
         for cell in every:
             if cell.failed is None and cell.writer.manifest.status != "finished":
@@ -173,9 +193,12 @@ def _run_cells(
 
 
 def _record(cell: Cell, worker: WorkerName, turn: Turn) -> None:
-    """Write down what came of a batch; the first of a worker begins a segment, and so does a warm-up."""
-    if not turn.samples and turn.error is None:
-        return  # the worker was stopped before
+    """Write down what came of a batch; the first of a worker begins a segment, and so does a warm-up.
+
+    What a worker was still decoding when another's batch failed the row is kept.
+    """
+    if not turn.samples and (turn.error is None or cell.failed is not None):
+        return  # the worker was stopped before, or is not the first to say so
     if turn.warmup is not None or worker.session not in cell.segments:
         cell.segments[worker.session] = cell.writer.start_segment(
             worker.session, turn.warmup or NO_WARMUP, turn.alone, pid=worker.pid, hostname=worker.hostname
@@ -183,14 +206,15 @@ def _record(cell: Cell, worker: WorkerName, turn: Turn) -> None:
     segment = cell.segments[worker.session]
     for note in turn.notes:  # first, so that no crash leaves samples that look undisturbed
         cell.writer.note_error(segment, note)
-    if turn.error is not None:
-        cell.failed = turn.error
-        cell.writer.finish("failed", turn.error, segment)
-        return
-    cell.writer.append([replace(sample, segment=segment) for sample in turn.samples])
+    if turn.error is None:
+        cell.writer.append([replace(sample, segment=segment) for sample in turn.samples])
+    else:
+        cell.failed, cell.failed_in = turn.error, segment
+    if cell.failed is not None:  # said again behind late samples, which may have begun a segment
+        cell.writer.finish("failed", cell.failed, cell.failed_in)
 
 
-def _follow(job: Job, cell: Cell, batch: Sequence[Item], turn: Turn, seed: int, watch: Watch | None) -> None:
+def _follow(job: Job, cell: Cell, batch: Sequence[Item], turn: Turn, plan: Plan, watch: Watch | None) -> None:
     """Decode what was recorded of a batch once more, to write its steps down or to show them.
 
     It takes as many items at once as the first time. Other tokens fail the cell.
@@ -200,7 +224,7 @@ def _follow(job: Job, cell: Cell, batch: Sequence[Item], turn: Turn, seed: int, 
     known = {item.doc_id: item for item in batch}
     with telling(errors, cell.asked):
         for together in batches(sample for sample in turn.samples if sample.status == "ok"):
-            traces += follow(job, cell, [known[sample.doc_id] for sample in together], seed, watch)
+            traces += follow(job, cell, [known[sample.doc_id] for sample in together], plan, watch)
     if errors:
         cell.failed = errors[0]
         cell.writer.finish("failed", cell.failed)
@@ -214,13 +238,13 @@ def _end_if_asked(stop: Stop, is_something_left: bool) -> None:
         raise KeyboardInterrupt
 
 
-def _catch_up(job: Job, cell: Cell, file: TraceFile, seed: int, stop: Stop) -> list[str]:
+def _catch_up(job: Job, cell: Cell, file: TraceFile, plan: Plan, stop: Stop) -> list[str]:
     """Trace what is recorded without a trace; what is wrong then is told, as it is not this run's."""
     for batch in untraced(cell, job.items[cell.asked.task.name]):
         _end_if_asked(stop, True)
         errors: list[str] = []
         with telling(errors, cell.asked):
-            file.append(follow(job, cell, batch, seed))
+            file.append(follow(job, cell, batch, plan))
         if errors:
             return [f"not traced: {cell.writer.folder}: {errors[0]}"]
     return []

@@ -170,8 +170,7 @@ class ShardedExecutor:
                     chunk, (cell, batch) = self._at.pop(event.member)
                     if is_ahead:
                         yield from self._feed(event.member, shards, chunk)
-                    turn = event.turn if cell.failed is None else None  # another worker's batch may have failed it
-                    yield Done(cell, batch, self._names[event.member], turn)
+                    yield Done(cell, batch, self._names[event.member], event.turn)
                     if not is_ahead:
                         yield from self._feed(event.member, shards, chunk)
                 else:

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
@@ -103,8 +104,11 @@ class Worker:
         """Decode and grade some items, the first of a row after a warm-up; what a strategy or a task raises is told.
 
         As many at a time as the batch size says. Where the memory does not suffice, the same
-        items are decoded half as many at a time; one that does not fit alone is recorded as
-        such, and counts as wrong. `references`
+        items are decoded half as many at a time, after a warm-up of that size; one that does
+        not fit alone is recorded as such, and counts as wrong. A MemoryError, which is
+        Python's and not the device's, out of the strategy's own file ends the row as any bug.
+        What torch lacks there is taken for the batch's, whose size it goes by: that it was
+        asked for by mistake cannot be told, so the record says in which line. `references`
         gives the baseline's decodes of the batch, where the strategy is shown them.
         """
         errors, turn = list[str](), Turn([])
@@ -122,9 +126,11 @@ class Worker:
                 except _NotBegun:
                     break
                 except (MemoryError, RuntimeError) as error:
-                    if not is_out_of_memory(error):
+                    own = _own_place(error, asked)
+                    if not is_out_of_memory(error) or (own and isinstance(error, MemoryError)):
                         raise
                     lacking = str(error).partition("\n")[0] or type(error).__name__
+                    lacking += f" ({own})" if own else ""
                 if lacking is None:
                     done = self._records(asked, batch[rows.start : rows.start + len(decoded.samples)], decoded)
                     turn = turn._replace(samples=[*turn.samples, *done])
@@ -169,6 +175,7 @@ class Worker:
         turn = turn._replace(notes=tuple(notes))
         if slots > 1:
             self._fits[asked.key] = slots // 2
+            self._warm.discard(asked.key)  # at this size nothing was decoded yet
             return turn
         prompt_tokens = len(self.job.prompts[asked.task.name, first.doc_id])
         failed = oom_record(first.doc_id, lacking, prompt_tokens, NO_SEGMENT, perf_counter() - self._began)
@@ -212,7 +219,17 @@ def telling(errors: list[str], asked: Assignment) -> Iterator[None]:
 
 def _place(error: BaseException, asked: Assignment) -> str:
     """The last line of the strategy's or the task's own file that an error passed through, else where it was raised."""
+    raised = -2 if isinstance(error, Overtime) else -1  # below the line that was interrupted is the signal's handler
+    return _own_place(error, asked) or _line(traceback.extract_tb(error.__traceback__)[raised])
+
+
+def _own_place(error: BaseException, asked: Assignment) -> str | None:
+    """That line, if the error passed through such a file; also one of a strategy that it is derived from."""
+    kinds = [*takewhile(lambda kind: kind is not Strategy, type(asked.strategy).__mro__), type(asked.task)]
+    own = {inspect.getsourcefile(kind) for kind in kinds}
     frames = traceback.extract_tb(error.__traceback__)
-    own = {inspect.getsourcefile(type(asked.strategy)), inspect.getsourcefile(type(asked.task))}
-    frame = next((f for f in reversed(frames) if f.filename in own), frames[-1])
+    return next((_line(frame) for frame in reversed(frames) if frame.filename in own), None)
+
+
+def _line(frame: traceback.FrameSummary) -> str:
     return f"{Path(frame.filename).name}, line {frame.lineno}"

@@ -109,6 +109,14 @@ class TestSame:
 
         assert len((load_runs(tmp_path / "b")[0].folder / "trace.jsonl").read_text().splitlines()) == 5
 
+    def test_with_a_timeout(self, tmp_path: Path) -> None:
+        """A record does not say how long a decode may take: what is too little fails the row, with its reason."""
+        old = execute(tmp_path / "a", strategy=["fixed-step"])
+        repeated = again(old[0].folder, tmp_path / "b", timeout=1e-5)
+
+        assert repeated.exit_code == 1
+        assert "a decode took longer than --timeout allows" in repeated.message
+
     @pytest.mark.parametrize("weights", [None, "random"])
     def test_a_checkpoint(self, weights: str | None, tmp_path: Path) -> None:
         """Dtype, kernel and random weights are asked for again, and so is a task's form."""
@@ -257,7 +265,7 @@ class TestWrongUse:
         shown = capsys.readouterr().err
         assert code == 2 and shown.count("\n") == 1
         assert "got a suite, --strategy, --gen-length, --limit, --attn as well" in shown
-        assert "--output, --restart, --data-dir, --trace, --watch, --sandbox, --unsafe-code" in shown
+        assert "--output, --restart, --data-dir, --timeout, --trace, --watch, --sandbox, --unsafe-code" in shown
 
     def test_no_runs(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         """A folder that is missing or empty is named."""

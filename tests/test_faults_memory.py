@@ -11,6 +11,7 @@ import pytest
 import torch
 from record_factory import content as bytes_of
 from record_factory import rendered
+from test_faults_plugins import execute as plugin_run
 from typer.testing import CliRunner
 
 from l2pd_bench import cli, runner, tracer, worker
@@ -98,6 +99,64 @@ def test_halved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: Pa
     assert len({sample.elapsed_s for sample in run.samples}) == 12  # each decoded by itself
     (row,) = make_board([run]).sections[0].rows
     assert row.invalid[0] == "a decode failed: out of memory at a batch of 4"
+
+
+def test_warm_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: Path) -> None:
+    """A row that must do with less memory later on is warmed up at its new size, in a segment of its own."""
+    calls: list[tuple[int, int | None]] = []
+    timed = decode
+
+    def shrinks(host: Any, strategy: Any, prompts: Any, *rest: Any, **options: Any) -> BatchDecoded:
+        calls.append((len(prompts), options["slots"]))
+        if (8, 4) in calls[:-1] and options["slots"] > 2:  # behind the first turn
+            raise CPU_ALLOCATOR
+        return timed(host, strategy, prompts, *rest, **options)
+
+    monkeypatch.setattr(worker, "decode", shrinks)
+    execute(tmp_path, SPECS[:1])
+
+    assert decoded(tmp_path) == decoded(undisturbed)[:1]
+    (run,) = load_runs(tmp_path)
+    first, second = run.manifest.segments
+    at = calls.index((8, 4)) + 1
+    rounds = second.warmup.rounds
+    assert rounds >= 2 and calls[at:] == [(4, 4), *[(2, 2)] * rounds, (1, 1), (1, 1), (4, 2)]
+    assert (first.warmup.samples, second.warmup.samples) == (4, 2)
+    assert (first.error, second.error) == (None, "out of memory at a batch of 4")
+    assert second.alone is not None and first.session == second.session
+    assert [s.segment for s in run.samples] == [0] * 8 + [1] * 4
+
+
+BEGIN = """        raise AssertionError
+
+    def begin(self, context):
+        bytearray(2**62)"""
+
+
+@pytest.mark.parametrize(
+    ("body", "line"),
+    [("        [0] * 2**62", 13), ("        raise MemoryError('mine')", 13), (BEGIN, 16)],
+    ids=["list", "raised", "begin"],
+)
+def test_a_strategys_own(tmp_path: Path, body: str, line: int) -> None:
+    """Python's MemoryError out of a strategy's file is its bug: it ends the row with its line, with no halving."""
+    outcome, found = plugin_run(tmp_path, body, batch_size=[2])
+
+    assert outcome.exit_code == 1 and "MemoryError" in outcome.message
+    assert f"(mine.py, line {line})" in outcome.message
+    assert (found["Mine"].manifest.status, found["Mine"].samples) == ("failed", ())
+    assert "out of memory" not in str(found["Mine"].manifest.segments)
+    assert (found["fixed-step"].manifest.status, len(found["fixed-step"].samples)) == ("finished", 3)
+
+
+def test_what_torch_lacks_in_a_strategy(tmp_path: Path) -> None:
+    """Torch's lack of memory there is the batch's, which is halved; a sample that does not fit alone names the line."""
+    _, found = plugin_run(tmp_path, "        torch.empty(10**15)", batch_size=[2], limit=2)
+
+    samples = found["Mine"].samples
+    assert [s.status for s in samples] == ["oom", "oom"]
+    assert all("can't allocate memory" in str(s.error) and str(s.error).endswith("(mine.py, line 13)") for s in samples)
+    assert str(found["Mine"].manifest.segments[0].error).startswith("out of memory at a batch of 2\n")
 
 
 def test_traced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: Path) -> None:
@@ -214,7 +273,12 @@ def test_an_oracle_without_its_reference(tmp_path: Path, monkeypatch: pytest.Mon
     states = {run.manifest.strategy.name: run for run in load_runs(tmp_path)}
     assert (states["fixed-step"].manifest.status, states["oracle"].manifest.status) == ("finished", "failed")
     assert [s.doc_id for s in states["oracle"].samples] == [f"analytic-shuffle/00{i}" for i in (1, 2, 3)]
-    assert outcome.exit_code == 1 and "no decode of fixed-step to go by" in outcome.message
+    words = "no decode of fixed-step to go by for analytic-shuffle/000, as that ran out of memory there; free some"
+    assert outcome.exit_code == 1 and words in outcome.message
+
+    monkeypatch.undo()
+    assert execute(tmp_path, ["fixed-step", "oracle"], limit=4, batch_size=1).exit_code == 0  # as the words promise
+    assert {len(run.samples) for run in load_runs(tmp_path)} == {4}
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ import pty
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from rich.progress import Progress
 
 from l2pd_bench import follow, runner, watch, worker
 from l2pd_bench.hosts.analytic import AnalyticHost
+from l2pd_bench.job import prepare_job
 from l2pd_bench.plan import make_plan
 from l2pd_bench.records import Run, load_runs
 from l2pd_bench.replay import leads_to
@@ -196,6 +199,28 @@ class TestTrace:
         assert outcome.message.startswith("not traced: ") and "got other tokens" in outcome.message
         assert records(tmp_path / "out") == before
 
+    def test_timeout(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A traced decode that hangs fails its row, with its samples kept; of an older record it is only told."""
+
+        def hang(*rest: Any) -> Any:
+            while True:
+                pass
+
+        monkeypatch.setattr(follow, "trace_batch", hang)
+        options: dict[str, Any] = {"strategy": ["fixed-step"], "trace": True, "timeout": 1.0}
+        outcome = execute(tmp_path / "at once", **options)
+        assert outcome.exit_code == 1
+        assert "a decode took longer than --timeout allows (test_run_trace.py, line " in outcome.message
+        (run,) = load_runs(tmp_path / "at once")
+        assert (run.manifest.status, len(run.samples)) == ("failed", 6)
+
+        execute(tmp_path / "later", strategy=["fixed-step"])
+        before = records(tmp_path / "later")
+        outcome = execute(tmp_path / "later", **options)
+        assert outcome.exit_code == 1
+        assert outcome.message.startswith("not traced: ") and "--timeout" in outcome.message
+        assert records(tmp_path / "later") == before
+
 
 class TestWatch:
     WORDS = ("run", "--model", "analytic", "--task", "analytic-copy", "--strategy", "threshold", "--limit", "2")
@@ -245,6 +270,22 @@ class TestWatch:
         assert isinstance(console.file, io.StringIO)
         assert "forward 1: 1 filled; 1 masks left" in console.file.getvalue()
         assert "forward 2" not in console.file.getvalue()
+
+    def test_no_timeout(self, tmp_path: Path, analytic: AnalyticHost, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A decode that is watched waits at every step, which no timeout counts against the strategy."""
+        console = Console(file=io.StringIO(), width=60)
+        seen: list[Any] = []
+        monkeypatch.setattr(follow, "at_most", lambda *asked: seen.append(asked) or nullcontext())
+        plan = make_plan(None, {**SMALL, "strategy": ["fixed-step"], "limit": 1, "output": tmp_path, "timeout": 60.0})
+        job = prepare_job(plan)
+        with Progress(console=console) as progress:
+            shown = watch.Watch(console, progress, step_s=0.0)
+            runner.run_job(plan, job, command="")
+            monkeypatch.setattr(runner, "Watch", lambda *_: shown)
+            runner.run_job(replace(plan, output=tmp_path / "b", watch=True), job, command="")
+            assert seen == []
+            runner.run_job(replace(plan, output=tmp_path / "c", trace=True), job, command="")
+        assert seen == [(60.0, "fixed-step on analytic-shuffle, analytic-shuffle/000, traced")]
 
     def test_nothing_left(self, tmp_path: Path) -> None:
         """Where all is recorded it says that there is nothing to watch."""

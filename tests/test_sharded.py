@@ -19,6 +19,7 @@ from l2pd_bench.remote import Introduction, RemoteWorker, check_here, report_of
 from l2pd_bench.rows import rows_of
 from l2pd_bench.sharded_executor import Answered, Event, Joined, Lost, Member, ShardedExecutor, commonest, gather
 from l2pd_bench.shards import Shards
+from l2pd_bench.worker import Turn
 
 SMALL: dict[str, Any] = {
     "model": "analytic",
@@ -176,6 +177,39 @@ class TestWorkers:
 
         assert run(plan, PlayedCrew(plan, 1))[0].exit_code == 0  # once mended, the same command completes it
         assert content(tmp_path).items() <= undisturbed.items()
+
+    def test_what_others_were_decoding_is_kept(self, tmp_path: Path, undisturbed: Any) -> None:
+        """When a batch fails its row, what other workers were decoding of it is recorded, in sound segments."""
+        plan = small(tmp_path, batch_size=[1], strategy=["fixed-step"])
+
+        class OneFails(PlayedCrew):
+            has_failed = False
+
+            def poll(self, timeout_s: float) -> list[Event]:
+                asked = [*self.asked]
+                events = super().poll(timeout_s)
+                if not asked or self.has_failed:
+                    return events
+                self.has_failed = True
+                assert all(isinstance(event, Answered) for event in events)
+                told = [
+                    Turn([], error="mine: oops"),
+                    *[e.turn for e in events[1:-1] if isinstance(e, Answered)],
+                    Turn([], error="mine: late"),
+                ]
+                return [Answered(event.member, turn) for event, turn in zip(events, told, strict=True)]
+
+        crew = OneFails(plan, 4)
+        outcome, _ = run(plan, crew)
+
+        assert outcome.exit_code == 1 and "mine: oops" in outcome.message
+        (only,) = load_runs(tmp_path)
+        assert (only.manifest.status, only.manifest.error) == ("failed", "mine: oops")
+        assert [segment.error for segment in only.manifest.segments] == ["mine: oops", None, None]
+        assert len(only.samples) == 3  # of the two others, and of the first one's next batch, which it had by then
+
+        assert run(plan, PlayedCrew(plan, 1))[0].exit_code == 0  # the same command completes it
+        assert len(content(tmp_path)) == 14 and content(tmp_path).items() <= undisturbed.items()
 
     def test_all_gone(self, tmp_path: Path, undisturbed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         """Without a worker the run waits, says so, and ends with how to continue; which then completes it."""
