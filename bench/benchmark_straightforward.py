@@ -9,7 +9,6 @@ smaller: the vocabulary is as large beside `d_model`, and the layers are as many
 from __future__ import annotations
 
 from collections.abc import Sequence
-from time import perf_counter
 
 from l2pd_bench.benchmark_figure import Figure
 from l2pd_bench.benchmark_setup import Setup, network
@@ -81,9 +80,9 @@ def compare_once(
     engine_s = plain_s = 0.0
     equal = 0
     for prompt in prompts:
-        began = perf_counter()
+        watch = Stopwatch(host.device)
         ours = decode(host, strategy, [prompt], [0], settings).samples[0]
-        engine_s += perf_counter() - began
+        engine_s += watch.finish()[0]
         watch = Stopwatch(host.device)
         plain = decode_plainly(
             network(host),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -50,6 +52,16 @@ def test_same_tokens_and_forwards_at_random(random_host: Host, cache: str, thres
     name = "fixed-step" if threshold is None else "threshold"
 
     assert compare_once(random_host, prompts, name, threshold, settings)[1] == 1.0
+
+
+def test_one_clock(random_host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both sides are timed by the device's own clock: where it shows one second and then three, the ratio is three."""
+    shown = iter([1.0, 3.0])
+    clock = SimpleNamespace(finish=lambda: (next(shown), {}))
+    monkeypatch.setattr(benchmark_straightforward, "Stopwatch", lambda device: clock)
+    settings = DecodeSettings(gen_length=BLOCK, block_length=BLOCK)
+
+    assert compare_once(random_host, [[5, 6]], "fixed-step", None, settings)[0] == 3.0
 
 
 def test_threshold_fills_several(random_host: Host) -> None:
