@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -214,6 +215,21 @@ class TestEdited:
         path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
         with pytest.raises(RecordError, match=r"run\.json: its totals are not those of samples\.jsonl"):
             load_runs(tmp_path)
+
+    @pytest.mark.parametrize(("share", "is_refused"), [(1e-12, False), (1e-8, True)])
+    def test_another_sum(self, tmp_path: Path, share: float, is_refused: bool) -> None:
+        """Seconds that another Python added up, and rounded otherwise, are the same sum; a share of 1e-8 is not."""
+        path, _ = stored(tmp_path)
+        old = parse_manifest(path.read_bytes(), "")
+        assert old.totals is not None
+        other = replace(old.totals, decode_seconds=old.totals.decode_seconds * (1 + share))
+        path.write_bytes(encode(seal_manifest(replace(old, totals=other))))
+        with pytest.raises(RecordError, match="its totals are not those") if is_refused else nullcontext():
+            assert len(load_runs(tmp_path)[0].samples) == 3
+        for change in ({"correct": 9}, {"net_tokens": 1}, {"nfe": 1}):
+            path.write_bytes(encode(seal_manifest(replace(old, totals=replace(other, **change)))))
+            with pytest.raises(RecordError, match="its totals are not those"):
+                load_runs(tmp_path)
 
     def test_torn_end_hides_nothing(self, tmp_path: Path) -> None:
         """A finished run that has lost more than its last batch is refused, though its file is torn."""
