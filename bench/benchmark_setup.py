@@ -16,7 +16,11 @@ from l2pd_bench.hosts.transformer import Transformer
 from l2pd_bench.registry import load_host, load_task
 
 TASK = "mini-math"
-OPTIONS = {"batch_sizes": "batch-size", "caches": "cache"}  # what is not called as it is on the command line
+OPTIONS = {
+    "batch_sizes": "batch-size",
+    "caches": "cache",
+    "attention": "attn",
+}  # what is not called as it is on the command line
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Setup:
     weights: str | None = None
     device: str = "cpu"
     dtype: str | None = None
+    attention: str | None = None
     prompt_length: int | None = None
     gen_length: int = 128
     block_length: int = 32
@@ -56,7 +61,7 @@ class Setup:
 
     def load(self) -> Host:
         """The model."""
-        given = {"weights": self.weights, "device": self.device, "dtype": self.dtype}
+        given = {name: getattr(self, name) for name in ("weights", "device", "dtype", "attention")}
         return load_host(self.model, **{name: value for name, value in given.items() if value is not None})
 
     def prompts(self, host: Host, count: int) -> list[list[int]]:

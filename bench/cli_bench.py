@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from l2pd_bench import cli_options as opt
 from l2pd_bench.errors import UsageError
 
 _WHAT = """\
@@ -24,6 +25,7 @@ def bench(
     weights: Annotated[str | None, typer.Option(help="`random`: a shape without a checkpoint.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda. [default: cpu]")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16.")] = None,
+    attention: opt.Attention = None,
     prompt_length: Annotated[int | None, typer.Option(help="Of random prompts. [default: real ones]")] = None,
     gen_length: Annotated[int | None, typer.Option(help="[default: 128]")] = None,
     block_length: Annotated[int | None, typer.Option(help="[default: 32]")] = None,
@@ -34,8 +36,8 @@ def bench(
 ) -> None:
     """How fast the harness itself is: ratios of one interleaved run, with spread and target; and counts."""
     sizes = {
-        **{"model": model, "weights": weights, "device": device, "dtype": dtype, "prompt_length": prompt_length},
-        **{"gen_length": gen_length, "block_length": block_length},
+        **{"model": model, "weights": weights, "device": device, "dtype": dtype, "attention": attention},
+        **{"prompt_length": prompt_length, "gen_length": gen_length, "block_length": block_length},
         **{"batch_sizes": tuple(batch_size or ()) or None, "caches": tuple(cache or ()) or None},
     }
     from l2pd_bench.benchmark_setup import Setup

@@ -6,6 +6,8 @@ keeps of the column left of a block. It knows nothing of who is in which slot.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -26,8 +28,7 @@ class Room:
             # Zeros, as what a row does not have is weighed with 0, and 0 * NaN would be NaN.
             shape = (config.n_layers, 2, slots, length + 1, config.kv_heads, config.head_dim)
             self.store = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
-        # The hidden row left of a block, and which block that is.
-        self.left = torch.zeros(slots, 1, config.d_model, dtype=weight.dtype, device=weight.device)
+        self.left: Tensor | None = None  # (slots, 1, d): of a shifted network, the hidden row left of a block
         self.left_of: list[int | None] = [None] * slots
 
     def clear(self) -> None:
@@ -40,4 +41,12 @@ class Room:
         """Put what is kept in slot `source` into slot `target`."""
         assert self.store is not None
         self.store[:, :, target] = self.store[:, :, source]
-        self.left[target], self.left_of[target] = self.left[source], self.left_of[source]
+        if self.left is not None:
+            self.left[target], self.left_of[target] = self.left[source], self.left_of[source]
+
+    def keep_left(self, slot: int, rows: Tensor, blocks: Sequence[int]) -> None:
+        """Keep hidden rows (B, 1, d), which stand left of the columns `blocks`, in the slots from `slot` on."""
+        if self.left is None:
+            self.left = rows.new_zeros(self.slots, *rows.shape[1:])
+        here = slice(slot, slot + len(rows))
+        self.left[here], self.left_of[here] = rows, list(blocks)

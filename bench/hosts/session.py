@@ -181,12 +181,12 @@ class ShiftedSession(TransformerSession):
     def wanted(self, hidden: Tensor, starts: Sequence[int], blocks: Sequence[slice], slot: int) -> Tensor:
         """See `TransformerSession.wanted`: one to the left; that of before a window is where it is kept."""
         count, at = size_of(blocks), [block.start for block in blocks]
-        room, here = self.room, slice(slot, slot + len(at))
         if list(starts) == at:
-            return torch.cat([room.left[here], hidden[:, : count - 1]], 1)
+            assert self.room.left is not None
+            return torch.cat([self.room.left[slot : slot + len(at)], hidden[:, : count - 1]], 1)
         rows = _cut(hidden, [b - 1 - start for b, start in zip(at, starts, strict=True)], count)
-        if room.store is not None:
-            room.left[here], room.left_of[here] = rows[:, :1], at
+        if self.room.store is not None:
+            self.room.keep_left(slot, rows[:, :1], at)
         return rows
 
 
