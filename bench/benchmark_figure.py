@@ -37,14 +37,15 @@ class Figure:
         return ""
 
 
-def as_json(figures: Sequence[Figure]) -> str:
-    """Figures with machine and commit."""
+def as_json(figures: Sequence[Figure], command: str) -> str:
+    """Figures with command, machine and commit."""
     rows = [{**asdict(f), "median": f.median, "verdict": f.verdict} for f in figures]
-    return json.dumps({"figures": rows, "environment": environment(), "git": git_state()}, indent=2)
+    made_by = {"command": command, "environment": environment(), "git": git_state()}
+    return json.dumps({"figures": rows, **made_by}, indent=2)
 
 
-def as_text(figures: Sequence[Figure]) -> str:
-    """Figures as lines: median, smallest and largest of the rounds, target."""
+def as_text(figures: Sequence[Figure], command: str) -> str:
+    """Figures as lines: median, smallest and largest of the rounds, target; then command, commit and machine."""
     lines = []
     width = max(len(f.name) for f in figures)
     for f in figures:
@@ -54,7 +55,18 @@ def as_text(figures: Sequence[Figure]) -> str:
         spread = f"{_short(f.median):>7}  [{_short(min(f.rounds))} .. {_short(max(f.rounds))}]"
         judged = f"target {target:<9} {f.verdict}" if target else ""
         lines.append(f"{f.name:<{width}}  {spread:<28} {judged}".rstrip())
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_made_by(command)])
+
+
+def _made_by(command: str) -> list[str]:
+    machine, git = environment(), git_state()
+    commit = f"{git['commit'] or 'not known'}{' with changes' if git['dirty'] else ''}"
+    device = ", ".join([machine["cpu"], f"{machine['cores']} cores", *machine["gpus"]])
+    return [
+        f"command: {command}",
+        f"commit:  {commit}",
+        f"machine: {device}; torch {machine['packages']['torch']}, {machine['torch_threads']} threads",
+    ]
 
 
 def _short(value: float) -> str:

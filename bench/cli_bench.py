@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -55,7 +57,8 @@ def bench(
     from l2pd_bench.benchmark_figure import as_text
 
     figures = benchmark.measure(what, rounds, setup)
-    print(to_json(figures) if as_json else as_text(figures))
+    command = shlex.join(["l2pd-bench", *sys.argv[1:]])
+    print(to_json(figures, command) if as_json else as_text(figures, command))
 
 
 def _counts(*, as_json: bool, check: bool, accept: bool) -> None:

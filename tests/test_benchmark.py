@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -59,12 +60,18 @@ class TestFigures:
         assert Figure("x", rounds, **targets).verdict == verdict
 
     def test_text(self) -> None:
-        """A line has the median, the extremes, the target and what came of it."""
-        shown = as_text([Figure("a ratio", [1.5, 1.25, 1234.5], at_most=1.2), Figure("b", [0.00125])])
-        assert [line.split() for line in shown.splitlines()] == [
+        """A line has the median, the extremes, the target and what came of it; then what made it, where, of which code."""
+        shown = as_text([Figure("a ratio", [1.5, 1.25, 1234.5], at_most=1.2), Figure("b", [0.00125])], "a command")
+        *figures, command, commit, machine = [line.split() for line in shown.splitlines()]
+        assert figures == [
             "a ratio 1.5 [1.25 .. 1234] target <= 1.2 missed".split(),
             "b 0.00125 [0.00125 .. 0.00125]".split(),
+            [],
         ]
+        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HOSTS, capture_output=True, text=True, check=False)
+        assert command == ["command:", "a", "command"]
+        assert commit[:2] == ["commit:", done.stdout.strip() or "not"]
+        assert machine[-4:] == ["torch", f"{torch.__version__},", str(torch.get_num_threads()), "threads"]
 
 
 class TestForwards:
@@ -152,6 +159,7 @@ class TestEngine:
         assert targets["batch 2 / batch 1, samples per second, cache dual"] == 5
         assert targets["batch 2 / batch 1, samples per second, cache dual, EoT stop, threshold, 4 samples"] == 5
         assert shown["environment"]["packages"]["torch"] == torch.__version__
+        assert shown["command"] == " ".join(["l2pd-bench bench", *words])
 
 
 @dataclass(frozen=True)
