@@ -5,38 +5,33 @@ Decodes a few small canvases on hosts that need nothing; nothing is graded or wr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from inspect import getsourcefile
 from statistics import median
 from time import perf_counter
-from typing import Literal, NamedTuple, cast
+from typing import Literal, cast
 
 import torch
 
+from l2pd_bench.attempts import PROMPTS, SETTINGS, Attempt, Attempts, line_of
 from l2pd_bench.cache import POLICIES
 from l2pd_bench.decoded import Decoded
-from l2pd_bench.engine import STEP_CAP, DecodeSettings, decode
-from l2pd_bench.errors import BenchError, PluginError, UsageError
-from l2pd_bench.hosts.base import Host
+from l2pd_bench.engine import STEP_CAP
+from l2pd_bench.errors import UsageError
 from l2pd_bench.probe import (
-    Witness,
     begin_alone,
     begin_on_meta,
     global_seed,
     on_meta,
     plain_loop,
-    probe_host,
     where_defined,
     where_raised,
 )
-from l2pd_bench.registry import load_host, load_strategy
+from l2pd_bench.registry import load_host
 from l2pd_bench.strategies.base import Context, Strategy
 
 Status = Literal["pass", "warn", "fail", "skip", "info"]
-SETTINGS = DecodeSettings(gen_length=64, block_length=32)
 STOP = replace(SETTINGS, eot="stop")
-PROMPTS = ("Ann", "Sort the line.\n1 Kim\n2 Bob", "What is 2 + 3?")  # of different lengths
 ANALYTIC_PROMPTS = ("copy a b c", "shuffle d e f g h i", "replace z a b c d")
 NEEDED = ("view", "fills", "state", "seed", "rows")  # without these, none of the next says anything
 COMPARED = ("state", "seed", "rows", "loop", "stop", "caches")
@@ -44,13 +39,11 @@ ORDER = ("decision", "view", "fills", "candidates", "progress", *COMPARED, "meta
 META_STEPS, SPEED_ROUNDS = 3, 20
 
 # What to do about each finding.
-MASKS = "return masks, never indices: rules.best(score, among, k) makes them"
 NO_READS = (
     "what a view holds may not be read on the host: no .item(), .tolist(), `if tensor`, x[mask], nonzero(); "
     "compute with masks (&, |, torch.where, rules.best)"
 )
 SAME_DEVICE = "make tensors on the view's device: device=view.tokens.device"
-END = "commit more positions than are remasked, or remask each position only so often"
 READ_ONLY = "work on a copy: masked_fill instead of masked_fill_, or clone() first"
 CLIP = "the engine ignores those; if they are not meant, add `& view.candidates`"
 PROGRESS = "unless that is meant, add `| best(view.confidence, view.candidates)`"
@@ -76,16 +69,6 @@ class Check:
     where: str | None = None  # file:line: text
 
 
-class Attempt(NamedTuple):
-    """One decode: its samples, or how it failed."""
-
-    witness: Witness
-    samples: Sequence[Decoded]
-    fault: Literal["", "raised", "decision", "endless", "refused"] = ""
-    detail: str = ""
-    where: str | None = None
-
-
 def examine(strategy: Strategy) -> list[Check]:
     """All rows, in the order of the table. One that fails stops those it would mislead.
 
@@ -108,15 +91,11 @@ def examine(strategy: Strategy) -> list[Check]:
     return rows
 
 
-class _Kit:
+class _Kit(Attempts):
     """One method for every row; each gets the first decode."""
 
     def __init__(self, strategy: Strategy) -> None:
-        self.strategy = strategy
-        self.mini = load_host("mini", device="cpu")
-        self.host = probe_host(self.mini)
-        self.prompts = [self.mini.encode(prompt) for prompt in PROMPTS]
-        self.baseline = load_strategy("fixed-step")[0]
+        super().__init__(strategy, load_host("mini", device="cpu"))
 
     def decision(self, first: Attempt) -> Check:
         """What `select` returns is a Decision of masks, in every step."""
@@ -233,7 +212,7 @@ class _Kit:
             select = begin_on_meta(self.strategy, _context(first))
             devices = {select(on_meta(view)).commit.device.type for view in first.witness.views[:META_STEPS]}
         except Exception as error:  # noqa: BLE001  # a stranger's code: whatever it raises is the finding
-            text = _line(error)
+            text = line_of(error)
             is_own = "same device" in text or "expected device" in text
             return self.fail("meta", f"{text}; {SAME_DEVICE if is_own else NO_READS}", first, error)
         if devices != {"meta"}:
@@ -256,43 +235,6 @@ class _Kit:
         mine, fixed = (1e6 * median(taken) for taken in times)
         found = f"select: {mine:.0f} µs per step, {mine / fixed:.1f} x fixed-step ({fixed:.0f} µs)"
         return Check("speed", "info", found)
-
-    def decode(
-        self,
-        *,
-        host: Host | None = None,
-        prompts: Sequence[Sequence[int]] | None = None,
-        order: Sequence[int] = (0, 1, 2),
-        settings: DecodeSettings = SETTINGS,
-        global_random: int = 0,
-    ) -> Attempt:
-        """Decode with the one instance; seeds go with prompts. Whatever goes wrong is in the attempt."""
-        witness = Witness(self.strategy)
-        chosen = [self.prompts[i] for i in order] if prompts is None else prompts
-        try:
-            with global_seed(global_random):
-                model, seeds = host or self.host, order[: len(chosen)]
-                references = self.references(model, chosen, seeds, settings)
-                done = decode(model, cast(Strategy, witness), chosen, seeds, settings, references)
-        except Exception as error:  # noqa: BLE001  # a stranger's code: whatever it raises is the finding
-            own = where_raised(error, getsourcefile(type(self.strategy)))
-            where = own or where_defined(witness.rule, type(self.strategy))
-            if witness.stage != "decision":
-                is_refusal = witness.stage == "begin" and isinstance(error, BenchError)
-                return Attempt(witness, [], "refused" if is_refusal else "raised", _line(error), where)
-            if witness.views[-1].step + 1 >= STEP_CAP * settings.block_length:
-                return Attempt(witness, [], "endless", f"{error}; {END}", where)
-            text = str(error) if isinstance(error, PluginError) else _line(error)
-            return Attempt(witness, [], "decision", text if witness.stage == "tokens" else f"{text}; {MASKS}", where)
-        return Attempt(witness, done.samples)
-
-    def references(
-        self, host: Host, prompts: Sequence[Sequence[int]], seeds: Sequence[int], settings: DecodeSettings
-    ) -> list[list[int]] | None:
-        """What an oracle is shown."""
-        if not self.strategy.uses_reference:
-            return None
-        return [s.output_ids for s in decode(host, self.baseline, prompts, seeds, settings).samples]
 
     def same(self, name: str, text: str, advice: str, wanted: Attempt, got: Attempt) -> Check:
         """Whether two attempts came out alike, sample by sample."""
@@ -325,8 +267,3 @@ def _failed(name: str, attempt: Attempt, prefix: str = "") -> Check:
 
 def _context(first: Attempt) -> Context:
     return cast(Context, first.witness.context)  # begin() was called
-
-
-def _line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else '(no message)'}"
