@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.progress import track
 
 from l2pd_bench import stats
-from l2pd_bench.engine import BatchDecoded, decode
+from l2pd_bench.decoded import BatchDecoded
+from l2pd_bench.engine import decode
 from l2pd_bench.errors import UsageError
 from l2pd_bench.job import prepare_job, wanted_of
 from l2pd_bench.noise import sample_seed

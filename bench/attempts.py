@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from inspect import getsourcefile
 from typing import Literal, NamedTuple, cast
 
+from l2pd_bench.decode_settings import DecodeSettings
 from l2pd_bench.decoded import Decoded
-from l2pd_bench.engine import STEP_CAP, DecodeSettings, decode
+from l2pd_bench.engine import STEP_CAP, decode
 from l2pd_bench.errors import BenchError, PluginError
 from l2pd_bench.hosts.base import Host
 from l2pd_bench.probe import Witness, global_seed, probe_host, where_defined, where_raised

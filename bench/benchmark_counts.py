@@ -19,7 +19,8 @@ import torch
 from l2pd_bench.benchmark_meter import metered
 from l2pd_bench.benchmark_setup import Setup
 from l2pd_bench.cache import POLICIES
-from l2pd_bench.engine import EOT_POLICIES, DecodeSettings, decode
+from l2pd_bench.decode_settings import EOT_POLICIES, DecodeSettings
+from l2pd_bench.engine import decode
 from l2pd_bench.errors import RecordError
 from l2pd_bench.hosts.base import Host
 from l2pd_bench.registry import load_host, load_strategy

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from l2pd_bench.benchmark_setup import network
-from l2pd_bench.engine import DecodeSettings, decode
+from l2pd_bench.decode_settings import DecodeSettings
+from l2pd_bench.engine import decode
 from l2pd_bench.hosts.base import Host
 from l2pd_bench.measure import Stopwatch
 from l2pd_bench.strategies.base import Strategy

@@ -9,7 +9,7 @@ import random
 from dataclasses import dataclass, fields
 
 from l2pd_bench.cache import policy
-from l2pd_bench.engine import DecodeSettings
+from l2pd_bench.decode_settings import DecodeSettings
 from l2pd_bench.errors import UsageError
 from l2pd_bench.hosts.base import Host
 from l2pd_bench.hosts.transformer import Transformer

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 from l2pd_bench.benchmark_figure import Figure
 from l2pd_bench.benchmark_setup import Setup, network
-from l2pd_bench.engine import DecodeSettings, decode
+from l2pd_bench.decode_settings import DecodeSettings
+from l2pd_bench.engine import decode
 from l2pd_bench.errors import UsageError
 from l2pd_bench.hosts.base import Host, HostRequest
 from l2pd_bench.hosts.llada import FAMILY, SHAPE_8B

@@ -34,6 +34,16 @@ class Decoded:
     latency_s: float = field(default=0.0, compare=False)  # from when it was begun until it was done
 
 
+@dataclass(frozen=True)
+class BatchDecoded:
+    """What was decoded together, in the order of its prompts, and where the time went (seconds)."""
+
+    samples: list[Decoded]
+    decode_s: float
+    model_s: float
+    select_s: float
+
+
 @dataclass(eq=False)
 class Row:
     """One sample under way. `end` is the column behind its last; `place` tells it among the prompts."""

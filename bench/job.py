@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from l2pd_bench.engine import DecodeSettings, check_frontier, prepare
+from l2pd_bench.decode_settings import DecodeSettings, check_frontier
+from l2pd_bench.engine import prepare
 from l2pd_bench.errors import BenchError, UsageError
 from l2pd_bench.grading import Grader
 from l2pd_bench.hosts.base import Host

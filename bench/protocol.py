@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
-from l2pd_bench.engine import DecodeSettings
+from l2pd_bench.decode_settings import DecodeSettings
 from l2pd_bench.hosts.base import Host
 from l2pd_bench.schema import UNGRADED
 from l2pd_bench.seal import hash_of

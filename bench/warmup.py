@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from l2pd_bench.engine import BatchDecoded
+from l2pd_bench.decoded import BatchDecoded
 from l2pd_bench.schema import Alone, Warmup
 
 MOST_ROUNDS = 4

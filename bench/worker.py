@@ -18,7 +18,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
 
-from l2pd_bench.engine import BatchDecoded, DecodeSettings, decode
+from l2pd_bench.decode_settings import DecodeSettings
+from l2pd_bench.decoded import BatchDecoded
+from l2pd_bench.engine import decode
 from l2pd_bench.errors import BenchError
 from l2pd_bench.foreign import ForeignWatch
 from l2pd_bench.job import Job

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from l2pd_bench import noise
-from l2pd_bench.engine import DecodeSettings, decode
+from l2pd_bench.decode_settings import DecodeSettings
+from l2pd_bench.engine import decode
 from l2pd_bench.hosts.mini import COMPANION, MiniHost, read_model
 from l2pd_bench.hosts.transformer import Transformer
 from l2pd_bench.strategies.apd import Apd

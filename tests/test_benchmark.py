@@ -22,8 +22,8 @@ from l2pd_bench.benchmark_figure import Figure, as_text
 from l2pd_bench.benchmark_forwards import Rates, Recorder, bytes_read, measure_rates, record
 from l2pd_bench.benchmark_records import measure_records
 from l2pd_bench.benchmark_setup import Setup
+from l2pd_bench.decode_settings import DecodeSettings
 from l2pd_bench.decoded import Decoded
-from l2pd_bench.engine import DecodeSettings
 from l2pd_bench.errors import BenchError, UsageError
 from l2pd_bench.hosts.analytic import AnalyticHost
 from l2pd_bench.hosts.base import Host
@@ -60,7 +60,7 @@ class TestFigures:
         assert Figure("x", rounds, **targets).verdict == verdict
 
     def test_text(self) -> None:
-        """A line has the median, the extremes, the target and what came of it; then what made it, where, of which code."""
+        """A line has the median, the extremes, the target and what came of it; below stands what made it, and where."""
         shown = as_text([Figure("a ratio", [1.5, 1.25, 1234.5], at_most=1.2), Figure("b", [0.00125])], "a command")
         *figures, command, commit, machine = [line.split() for line in shown.splitlines()]
         assert figures == [

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from l2pd_bench.engine import DecodeSettings, decode
+from l2pd_bench.decode_settings import DecodeSettings
+from l2pd_bench.engine import decode
 from l2pd_bench.hosts.analytic import AnalyticHost
 from l2pd_bench.strategies.apd import Apd
 from l2pd_bench.strategies.base import Strategy

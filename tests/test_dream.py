@@ -11,7 +11,8 @@ from checkpoint_factory import ABSENT, KV, VOCAB, Written, host_of, special_ids,
 from checkpoint_twins import differ, random_ids, slow_decode, slow_forward, twin, twin_logits
 from feeding import feed
 
-from l2pd_bench.engine import DecodeSettings, decode
+from l2pd_bench.decode_settings import DecodeSettings
+from l2pd_bench.engine import decode
 from l2pd_bench.errors import UsageError
 from l2pd_bench.hosts.checkpoint import Fields
 from l2pd_bench.hosts.dream import SHAPE_7B, shape

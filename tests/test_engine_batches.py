@@ -11,7 +11,9 @@ from typing import Any, ClassVar
 import pytest
 from torch import Tensor
 
-from l2pd_bench.engine import Decoded, DecodeSettings, decode
+from l2pd_bench.decode_settings import DecodeSettings
+from l2pd_bench.decoded import Decoded
+from l2pd_bench.engine import decode
 from l2pd_bench.hosts.analytic import AnalyticHost
 from l2pd_bench.hosts.mini import MiniHost
 from l2pd_bench.strategies.base import Context, Decision, Select, StepView, Strategy

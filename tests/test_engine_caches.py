@@ -17,7 +17,8 @@ from slow_forward import slow_forward
 from torch import Tensor
 
 from l2pd_bench.cache import POLICIES
-from l2pd_bench.engine import DecodeSettings, decode
+from l2pd_bench.decode_settings import DecodeSettings
+from l2pd_bench.engine import decode
 from l2pd_bench.hosts.mini import MiniHost
 from l2pd_bench.hosts.session import TransformerSession
 from l2pd_bench.strategies.base import Strategy

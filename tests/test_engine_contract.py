@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from l2pd_bench.engine import STEP_CAP, DecodeSettings, decode
+from l2pd_bench.decode_settings import DecodeSettings
+from l2pd_bench.engine import STEP_CAP, decode
 from l2pd_bench.errors import PluginError, UsageError
 from l2pd_bench.hosts.analytic import AnalyticHost
 from l2pd_bench.hosts.mini import MiniHost

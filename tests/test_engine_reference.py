@@ -13,7 +13,9 @@ from typing import ClassVar
 import pytest
 import torch
 
-from l2pd_bench.engine import Decoded, DecodeSettings, decode
+from l2pd_bench.decode_settings import DecodeSettings
+from l2pd_bench.decoded import Decoded
+from l2pd_bench.engine import decode
 from l2pd_bench.hosts.analytic import AnalyticHost
 from l2pd_bench.hosts.base import Host
 from l2pd_bench.hosts.mini import MiniHost

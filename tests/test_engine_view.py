@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from l2pd_bench import step
-from l2pd_bench.engine import DecodeSettings, decode
+from l2pd_bench.decode_settings import DecodeSettings
+from l2pd_bench.engine import decode
 from l2pd_bench.hosts.analytic import AnalyticHost
 from l2pd_bench.hosts.base import Session
 from l2pd_bench.hosts.mini import MiniHost

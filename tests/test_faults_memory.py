@@ -11,11 +11,13 @@ import pytest
 import torch
 from record_factory import content as bytes_of
 from record_factory import rendered
+from test_faults_plugins import HEAD
 from test_faults_plugins import execute as plugin_run
 from typer.testing import CliRunner
 
 from l2pd_bench import cli, runner, tracer, worker
-from l2pd_bench.engine import BatchDecoded, decode
+from l2pd_bench.decoded import BatchDecoded
+from l2pd_bench.engine import decode
 from l2pd_bench.hosts.analytic import AnalyticHost
 from l2pd_bench.memory import is_out_of_memory
 from l2pd_bench.plan import make_plan
@@ -147,6 +149,16 @@ def test_a_strategys_own(tmp_path: Path, body: str, line: int) -> None:
     assert (found["Mine"].manifest.status, found["Mine"].samples) == ("failed", ())
     assert "out of memory" not in str(found["Mine"].manifest.segments)
     assert (found["fixed-step"].manifest.status, len(found["fixed-step"].samples)) == ("finished", 3)
+
+
+def test_a_derived_strategys_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So is one out of the file of the strategy that it is derived from."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "rule_of_mine.py").write_text(HEAD + "        raise MemoryError")
+    derived = "\nfrom rule_of_mine import Mine as Rule\n@dataclass(frozen=True)\nclass Mine(Rule):\n    pass\n"
+    outcome, found = plugin_run(tmp_path, "        return None\n" + derived, batch_size=[2])
+
+    assert "(rule_of_mine.py, line 13)" in outcome.message and found["Mine"].samples == ()
 
 
 def test_what_torch_lacks_in_a_strategy(tmp_path: Path) -> None:

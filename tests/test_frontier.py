@@ -10,7 +10,8 @@ import pytest
 import torch
 from slow_forward import KeysValues, slow_forward
 
-from l2pd_bench.engine import DecodeSettings, decode
+from l2pd_bench.decode_settings import DecodeSettings
+from l2pd_bench.engine import decode
 from l2pd_bench.errors import PluginError, UsageError
 from l2pd_bench.hosts.mini import MiniHost
 from l2pd_bench.plan import Plan

@@ -11,7 +11,9 @@ import torch
 from checkpoint_factory import write
 from torch import Tensor
 
-from l2pd_bench.engine import BatchDecoded, DecodeSettings, decode
+from l2pd_bench.decode_settings import DecodeSettings
+from l2pd_bench.decoded import BatchDecoded
+from l2pd_bench.engine import decode
 from l2pd_bench.errors import UsageError
 from l2pd_bench.hosts.attention import Attention
 from l2pd_bench.hosts.graphs import BUCKET, Graphs

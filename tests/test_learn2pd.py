@@ -14,7 +14,8 @@ import torch
 from feeding import feed
 from filter_factory import make_card, random_filter, random_host, write_filter
 
-from l2pd_bench.engine import DecodeSettings, decode
+from l2pd_bench.decode_settings import DecodeSettings
+from l2pd_bench.engine import decode
 from l2pd_bench.errors import UsageError
 from l2pd_bench.hosts.analytic import AnalyticHost
 from l2pd_bench.hosts.mini import MiniHost

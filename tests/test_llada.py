@@ -12,7 +12,8 @@ from checkpoint_twins import differ, random_ids, slow_decode, slow_forward, twin
 from feeding import feed
 from slow_forward import rotate
 
-from l2pd_bench.engine import DecodeSettings, decode
+from l2pd_bench.decode_settings import DecodeSettings
+from l2pd_bench.engine import decode
 from l2pd_bench.errors import UsageError
 from l2pd_bench.hosts.checkpoint import Fields
 from l2pd_bench.hosts.llada import FAMILY, SHAPE_8B, shape

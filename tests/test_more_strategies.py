@@ -13,7 +13,9 @@ from feeding import feed
 from slow_rules import CASES, Row, Rule, applied
 from torch import Tensor
 
-from l2pd_bench.engine import Decoded, DecodeSettings, decode
+from l2pd_bench.decode_settings import DecodeSettings
+from l2pd_bench.decoded import Decoded
+from l2pd_bench.engine import decode
 from l2pd_bench.hosts.analytic import AnalyticHost
 from l2pd_bench.hosts.base import Host
 from l2pd_bench.hosts.mini import MiniHost

@@ -11,7 +11,8 @@ import torch
 from feeding import feed
 from record_factory import FIXED, manifest, one_section, record, rows, sample
 
-from l2pd_bench.engine import DecodeSettings, decode
+from l2pd_bench.decode_settings import DecodeSettings
+from l2pd_bench.engine import decode
 from l2pd_bench.errors import UsageError
 from l2pd_bench.hosts.mini import MiniHost
 from l2pd_bench.plan import Plan

@@ -16,7 +16,8 @@ from feeding import feed
 from filter_factory import make_card, random_filter, write_filter
 from tiny_lm import save as save_tiny_lm
 
-from l2pd_bench.engine import DecodeSettings, decode
+from l2pd_bench.decode_settings import DecodeSettings
+from l2pd_bench.engine import decode
 from l2pd_bench.errors import UsageError
 from l2pd_bench.hosts import attention, dream, llada
 from l2pd_bench.hosts.attention import Attention, find_attention

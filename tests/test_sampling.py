@@ -13,7 +13,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from l2pd_bench.engine import DecodeSettings, decode
+from l2pd_bench.decode_settings import DecodeSettings
+from l2pd_bench.engine import decode
 from l2pd_bench.hosts.analytic import AnalyticHost
 from l2pd_bench.hosts.base import Session
 from l2pd_bench.hosts.mini import MiniHost

@@ -11,7 +11,7 @@ from l2pd_bench import benchmark_straightforward
 from l2pd_bench.benchmark_meter import metered
 from l2pd_bench.benchmark_setup import Setup, network
 from l2pd_bench.benchmark_straightforward import compare_once, measure_straightforward, scaled_host
-from l2pd_bench.engine import DecodeSettings
+from l2pd_bench.decode_settings import DecodeSettings
 from l2pd_bench.errors import UsageError
 from l2pd_bench.hosts.base import Host
 from l2pd_bench.hosts.mini import MiniHost

@@ -13,7 +13,8 @@ from record_factory import content
 from test_cli import call
 
 from l2pd_bench import check as kit
-from l2pd_bench.engine import DecodeSettings, decode
+from l2pd_bench.decode_settings import DecodeSettings
+from l2pd_bench.engine import decode
 from l2pd_bench.errors import PluginError, UsageError
 from l2pd_bench.hosts.analytic import AnalyticHost
 from l2pd_bench.outline import of_object, of_source

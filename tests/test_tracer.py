@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from l2pd_bench import registry
-from l2pd_bench.engine import BatchDecoded, DecodeSettings, decode
+from l2pd_bench.decode_settings import DecodeSettings
+from l2pd_bench.decoded import BatchDecoded
+from l2pd_bench.engine import decode
 from l2pd_bench.errors import PluginError, RecordError
 from l2pd_bench.hosts.analytic import AnalyticHost
 from l2pd_bench.hosts.base import Host

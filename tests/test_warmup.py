@@ -12,7 +12,7 @@ import torch
 from record_factory import load_run
 
 from l2pd_bench import cli, foreign, runner, worker
-from l2pd_bench.engine import BatchDecoded, Decoded
+from l2pd_bench.decoded import BatchDecoded, Decoded
 from l2pd_bench.foreign import ForeignWatch, foreign_programs
 from l2pd_bench.plan import make_plan
 from l2pd_bench.records import load_runs
