@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from l2pd_bench import cli_options as opt
+from l2pd_bench.collector import paused
 from l2pd_bench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class Format(StrEnum):
     html = "html"
 
 
+@paused()
 def report(
     results: Annotated[Path, typer.Argument(help="A folder of records, or one run's folder.")] = Path("runs"),
     format: Annotated[Format, typer.Option(help="What to write.")] = Format.rich,

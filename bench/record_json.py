@@ -6,6 +6,7 @@ Which fields there are is `schema.py`'s affair. Knows nothing of files and folde
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ from l2pd_bench.errors import RecordError
 from l2pd_bench.schema import KNOWN_VERSIONS, PROTOCOL, Manifest, Sample
 
 Record = TypeVar("Record", Sample, Manifest)
-_SAMPLE, _MANIFEST = TypeAdapter(Sample), TypeAdapter(Manifest)
+_SAMPLE, _MANIFEST = (TypeAdapter(kind).validator.validate_json for kind in (Sample, Manifest))
 
 
 class BrokenJson(RecordError):
@@ -50,9 +51,9 @@ def parse_manifest(text: bytes, place: str) -> Manifest:
     return manifest
 
 
-def _parse(kind: type[Record], adapter: TypeAdapter[Record], text: bytes, place: str) -> Record:
+def _parse(kind: type[Record], validated: Callable[[bytes], Record], text: bytes, place: str) -> Record:
     try:
-        record = adapter.validate_json(text)
+        record = validated(text)
     except ValidationError as failure:
         raise _fault(kind, text, place) or RecordError(f"{place}: {_explain(failure)}") from failure
     is_whole = kind is Sample and record.seal and record.schema_version in KNOWN_VERSIONS  # its seal is of its text

@@ -17,9 +17,11 @@ from l2pd_bench.record_json import parse_sample
 from l2pd_bench.schema import SCHEMA_VERSION, Entry, Sample
 from l2pd_bench.seal import EDITED, SEAL_END, seal_in, seal_of
 
-# A line as `encode` writes it. Quotes inside of a text are escaped, so no text looks like a name.
-_HEAD, _STATUS, _MIDDLE = b'{"doc_id": "', b'", "status": "', b', "correct": '
+# A line as `encode` writes it: in ASCII, and quotes inside of a text are escaped, so no text looks like a name.
+_PLAIN, _ESCAPED = rb"[ !#-\[\]-~]*", rb'\\(?:["\\/bfnrt]|u[\da-f]{4})'
+_HEAD = re.compile(rb'\{"doc_id": "(%b(?:%b%b)*)", "status": "(ok|oom|error)", ' % (_PLAIN, _ESCAPED, _PLAIN))
 _STATUSES = {b"ok": "ok", b"oom": "oom", b"error": "error"}
+_MIDDLE = b', "correct": '
 _COUNTED = (
     *(rb', "correct": (true|false), "score": N', rb', "tokens": \{"net": (I), "answer": I, "gross": I\}'),
     *(rb', "nfe": \{"full": (I), "window": (I), "auxiliary": I\}', rb', "positions": I, "flops": I'),
@@ -32,15 +34,14 @@ _TAIL = re.compile(b"".join(_COUNTED).replace(b"I", rb"-?\d+").replace(b"N", rb"
 
 def read_entry(line: bytes, place: str, begin: int) -> Entry:
     """The entry of a line whose seal fits; one that is not written as this program writes it is taken apart."""
-    status_at, tail = line.find(_STATUS), _TAIL.match(line, line.rfind(_MIDDLE))
-    status = _STATUSES.get(line[status_at + len(_STATUS) : line.find(b'"', status_at + len(_STATUS))])
-    if tail is None or status is None or status_at < 0 or not line.startswith(_HEAD):
+    head, tail = _HEAD.match(line), _TAIL.match(line, line.rfind(_MIDDLE))
+    if head is None or tail is None:
         return entry_of(parse_sample(line, place), begin, len(line))
-    doc_id = line[len(_HEAD) : status_at]
+    doc_id, status = head.groups()
     correct, net, full, window, decode_s, segment = tail.groups()
     return Entry(
         json.loads(b'"%b"' % doc_id) if b"\\" in doc_id else doc_id.decode(),
-        status,
+        _STATUSES[status],
         int(segment),
         correct == b"true",
         int(net),

@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, Generic, NamedTuple, TypeVar
 
+from l2pd_bench.collector import paused
 from l2pd_bench.durable import reported
 from l2pd_bench.errors import RecordError, UsageError
 from l2pd_bench.record_json import BrokenJson, parse_manifest, parse_sample
@@ -27,7 +28,8 @@ MANIFEST = "run.json"
 SAMPLES = "samples.jsonl"
 
 _BUFFER = 1 << 20  # bytes; lines have about 2,000
-_UNSHOWN = ((b'"output_ids": [', b"]"), (b'"full_text": "', b'", "text": "'))  # where a report's unread values stand
+# Where a report's unread values stand, in the order in which `encode` writes them.
+_UNSHOWN = ((b'"output_ids": [', b"]"), (b'"full_text": "', b'", "text": "'))
 _SET_ASIDE = re.compile(r"\.old-\d{8}T\d+Z$")
 
 
@@ -125,7 +127,8 @@ def read_folder(folder: Path, parse: Callable[[bytes, str, int], Kind]) -> Folde
         _check_identity(manifest, str(path))
         found: Folder[Kind] = Folder(manifest, {}, manifest.run_id, 0, 0)
         if file:
-            found = _read_lines(folder / SAMPLES, file, size, manifest, parse)
+            with paused():
+                found = _read_lines(folder / SAMPLES, file, size, manifest, parse)
     if manifest.totals is not None and not _are_totals(manifest, manifest.totals, found):
         raise RecordError(f"{path}: its totals are not those of {SAMPLES}; restore both, or begin anew with --restart")
     return found
@@ -145,12 +148,13 @@ def _are_totals(manifest: Manifest, stored: Totals, found: Folder[Kind]) -> bool
 def totals(samples: Iterable[Sample | Entry]) -> Totals:
     """The sums that a finished run stores."""
     counts = [sample.counts for sample in samples]
+    correct, net_tokens, nfe, decode_s = zip(*counts, strict=True) if counts else ((), (), (), ())
     return Totals(
         samples=len(counts),
-        correct=sum(c.correct for c in counts),
-        net_tokens=sum(c.net_tokens for c in counts),
-        nfe=sum(c.nfe for c in counts),
-        decode_seconds=float(sum(c.decode_s for c in counts)),
+        correct=sum(correct),
+        net_tokens=sum(net_tokens),
+        nfe=sum(nfe),
+        decode_seconds=float(sum(decode_s)),
     )
 
 
@@ -178,11 +182,11 @@ def _read_lines(
 ) -> Folder[Kind]:
     """The lines in the first `size` bytes, of which a last one may be torn."""
     lines: dict[str, Kind] = {}
-    intact, seal, segments = 0, manifest.run_id, len(manifest.segments)
+    intact, seal, segments, known = 0, manifest.run_id, len(manifest.segments), str(path)
     for number, text in enumerate(file, start=1):
         if intact + len(text) > size or not text.endswith(b"\n"):
             break  # a tail without its newline was never acknowledged
-        place = f"{path}, line {number}"
+        place = f"{known}, line {number}"
         own = seal_of(text, seal)
         try:
             if own is None:
@@ -208,12 +212,14 @@ def _read_lines(
 
 def _shortened(line: bytes) -> bytes:
     """A line with empty values where a report shows none; what stands between quotes holds no unescaped quote."""
+    kept, at = b"", 0
     for begin, end in _UNSHOWN:
-        at = line.find(begin) + len(begin)
-        stop = line.find(end, at)
-        if at >= len(begin) and stop >= 0:
-            line = line[:at] + line[stop:]
-    return line
+        start = line.find(begin, at)
+        stop = line.find(end, start + len(begin))
+        if 0 <= start < stop:
+            kept += line[at : start + len(begin)]
+            at = stop
+    return kept + line[at:]
 
 
 def refuse_second(earlier: Sample | Entry | None, doc_id: str, place: str) -> None:

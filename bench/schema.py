@@ -90,13 +90,7 @@ class Seconds:
     latency: float
 
 
-class Counts(NamedTuple):
-    """What of a sample goes into the totals of its run."""
-
-    correct: bool
-    net_tokens: int
-    nfe: int
-    decode_s: float
+Counts = tuple[bool, int, int, float]  # what of a sample goes into totals: correct, net tokens, NFE, decode seconds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,7 +126,7 @@ class Sample:
     @property
     def counts(self) -> Counts:
         """What it adds to the totals."""
-        return Counts(self.correct, self.tokens.net, self.nfe.total, self.seconds.decode)
+        return self.correct, self.tokens.net, self.nfe.total, self.seconds.decode
 
 
 class Entry(NamedTuple):
@@ -151,7 +145,7 @@ class Entry(NamedTuple):
     @property
     def counts(self) -> Counts:
         """What it adds to the totals."""
-        return Counts(self.correct, self.net_tokens, self.nfe, self.decode_s)
+        return self[3:7]
 
 
 @dataclass(frozen=True, kw_only=True)

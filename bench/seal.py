@@ -22,6 +22,7 @@ _KEY = b', "seal": "'
 _LENGTH = 16  # hex digits
 EDITED = "it was changed after it was written, so none of it is trusted; restore it, or begin anew with --restart"
 SEAL_END = _LENGTH + len('"}\n')  # the bytes of a line from its seal on
+_BODY = -len(_KEY) - SEAL_END  # where what is sealed ends
 
 
 def hash_of(protocol: Mapping[str, Scalar]) -> str:
@@ -43,7 +44,7 @@ def seal_sample(sample: Sample, before: str) -> tuple[bytes, str]:
 
 def seal_of(line: bytes, before: str) -> str | None:
     """The seal of a line (with its end), if the line is as it was written behind the seal `before`; else None."""
-    seal = _digest(before.encode() + line[: -len(_KEY) - SEAL_END])
+    seal = _digest(before.encode() + line[:_BODY])
     return seal if line.endswith(_KEY + seal.encode() + b'"}\n') else None
 
 

@@ -7,6 +7,7 @@ of where the numbers come from (`model.py`) nor of how they are shown.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from l2pd_bench import stats
 from l2pd_bench.records import Run
@@ -122,7 +123,14 @@ class Section:
     remarks: tuple[str, ...]
     frontier: Frontier | None = None  # where there are at least two rows to choose from
 
-    @property
+    @cached_property
+    def competing(self) -> dict[int, Row]:
+        """The rows that can be the best, by index: the ranked ones over the most items; none if those differ."""
+        most = max(len(row.run.samples) for row in self.rows)
+        rows = {i: row for i, row in enumerate(self.rows) if row.ranked and len(row.run.samples) == most}
+        return rows if len({row.run.doc_ids for row in rows.values()}) <= 1 else {}
+
+    @cached_property
     def one_machine(self) -> bool:
         """Whether all rows were measured with the same machine, threads and versions."""
         return len({machine(row.run) for row in self.rows}) == 1

@@ -50,16 +50,11 @@ class Column:
 def best(section: Section, column: Column) -> set[int]:
     """Indices of the best rows of a column; empty where there is nothing to choose between.
 
-    Only ranked rows over the section's largest set of items compete, and seconds only if all of
-    them were measured on one kind of machine.
+    Seconds are compared only if all rows were measured on one kind of machine.
     """
     if column.value is None or (column.in_seconds and not section.one_machine):
         return set()
-    most = max(len(row.run.samples) for row in section.rows)
-    rows = {i: row for i, row in enumerate(section.rows) if row.ranked and len(row.run.samples) == most}
-    if len({row.run.doc_ids for row in rows.values()}) > 1:
-        return set()  # as many, but other items
-    values = {i: v for i, row in rows.items() if (v := column.value(row)) is not None}
+    values = {i: v for i, row in section.competing.items() if (v := column.value(row)) is not None}
     texts = {i: column.text(section.rows[i]) for i in values}
     if len(set(texts.values())) < 2:
         return set()

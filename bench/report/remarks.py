@@ -38,7 +38,7 @@ def remarks(rows: Sequence[Row]) -> list[str]:
         found.append("measured on different machines, threads or versions: seconds and TPS are not to be compared")
     if len({len(row.run.samples) for row in rows}) > 1:
         found.append("rows are over different numbers of items; only those over the most can be the best")
-    elif len({frozenset(row.run.by_id) for row in rows}) > 1:
+    elif len({row.run.doc_ids for row in rows}) > 1:
         found.append("rows are over different items, so none can be the best")
     reasons = dict.fromkeys(reason for row in rows for reason in row.invalid)
     found += [f"INVALID: {reason}: {_names([r for r in rows if reason in r.invalid], rows)}" for reason in reasons]

@@ -63,21 +63,25 @@ def print_board(board: Board, console: Console) -> None:
 def _tables(section: Section, console: Console) -> list[Table]:
     """All columns in one table where that fits; else the results, then the work, each in as few as possible."""
 
-    def fits(table: Table) -> bool:
-        return Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= console.width
+    def width(table: Table) -> int:
+        return Measurement.get(console, console.options.update(max_width=10_000), table).maximum
 
     wide, narrow = STRATEGY_WIDTHS
     columns = shown(section)
     everything = _table(section, columns, wide)
-    if fits(everything):
+    if width(everything) <= console.width:
         return [everything]
+    names = width(_table(section, [], narrow))
     parts: list[list[Column]] = []
     for group in ("result", "work"):
-        parts.append([])
+        taken = console.width  # a group begins in a table of its own
         for column in (c for c in columns if c.group == group):
-            if parts[-1] and not fits(_table(section, [*parts[-1], column], narrow)):
+            more = width(_table(section, [column], narrow)) - names  # a table is as wide as its columns
+            if taken + more > console.width:
                 parts.append([])
+                taken = names
             parts[-1].append(column)
+            taken += more
     return [_table(section, part, narrow) for part in parts]
 
 
