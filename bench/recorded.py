@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+from operator import add
 
 from l2pd_bench.durable import AppendFile, reported
 from l2pd_bench.errors import RecordError
 from l2pd_bench.record_json import parse_sample
 from l2pd_bench.schema import SCHEMA_VERSION, Entry, Sample
-from l2pd_bench.seal import EDITED, SEAL_END, seal_in, seal_of
+from l2pd_bench.seal import EDITED, SEAL_END, are_sealed, seal_in, seal_of
 
 # A line as `encode` writes it: in ASCII, and quotes inside of a text are escaped, so no text looks like a name.
 _PLAIN, _ESCAPED = rb"[ !#-\[\]-~]*", rb'\\(?:["\\/bfnrt]|u[\da-f]{4})'
@@ -29,7 +31,7 @@ _COUNTED = (
     rb', "seconds": \{"decode": (N), "model": N, "select": N, "latency": N\}',
     *(rb', "segment": (I), "elapsed_s": N, "timed": (?:true|false)', rb', "schema_version": %d, ' % SCHEMA_VERSION),
 )
-_TAIL = re.compile(b"".join(_COUNTED).replace(b"I", rb"-?\d+").replace(b"N", rb"-?\d[-+.\de]*"))
+_TAIL = re.compile(b"".join(_COUNTED).replace(b"I", b"-?[0-9]+").replace(b"N", b"-?[0-9][-+.0-9e]*"))
 
 
 def read_entry(line: bytes, place: str, begin: int) -> Entry:
@@ -50,6 +52,33 @@ def read_entry(line: bytes, place: str, begin: int) -> Entry:
         begin,
         begin + len(line),
     )
+
+
+def read_entries(lines: Sequence[bytes], before: str, begin: int) -> list[Entry] | None:
+    """What `read_entry` makes of each, the first of which begins there behind the seal `before`.
+
+    None where a seal does not fit, or a line is to be taken apart. Many at once take a third
+    of the time less, as most of it goes into calls.
+    """
+    heads = [_HEAD.match(line) for line in lines]
+    tails = [_TAIL.match(line, line.rfind(_MIDDLE)) for line in lines]
+    told = [(*head.groups(), *tail.groups()) for head, tail in zip(heads, tails, strict=True) if head and tail]
+    if len(told) < len(lines) or not are_sealed(lines, before):
+        return None
+    doc_ids, statuses, correct, net, full, window, decode_s, segments = zip(*told, strict=True)
+    at = list(accumulate(map(len, lines), initial=begin))
+    columns = (
+        (json.loads(b'"%b"' % doc_id) if b"\\" in doc_id else doc_id.decode() for doc_id in doc_ids),
+        map(_STATUSES.__getitem__, statuses),
+        map(int, segments),
+        map(b"true".__eq__, correct),
+        map(int, net),
+        map(add, map(int, full), map(int, window)),
+        map(float, decode_s),
+        at[:-1],
+        at[1:],
+    )
+    return list(map(Entry._make, zip(*columns, strict=True)))
 
 
 def entry_of(sample: Sample, begin: int, length: int) -> Entry:

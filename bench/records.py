@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Generic, NamedTuple, TypeVar
 
@@ -21,13 +22,14 @@ from l2pd_bench.durable import reported
 from l2pd_bench.errors import RecordError, UsageError
 from l2pd_bench.record_json import BrokenJson, parse_manifest, parse_sample
 from l2pd_bench.schema import Entry, Manifest, Sample, Totals, turn_of
-from l2pd_bench.seal import EDITED, check_manifest, hash_of, run_id, seal_of
+from l2pd_bench.seal import EDITED, check_manifest, hash_of, run_id, seal_in, seal_of
 from l2pd_bench.specs import slug
 
 MANIFEST = "run.json"
 SAMPLES = "samples.jsonl"
 
 _BUFFER = 1 << 20  # bytes; lines have about 2,000
+_BATCH = 512  # lines
 # Where a report's unread values stand, in the order in which `encode` writes them.
 _UNSHOWN = ((b'"output_ids": [', b"]"), (b'"full_text": "', b'", "text": "'))
 _SET_ASIDE = re.compile(r"\.old-\d{8}T\d+Z$")
@@ -61,6 +63,7 @@ class Run:
 
 
 Kind = TypeVar("Kind", Sample, Entry)
+ParseMany = Callable[[Sequence[bytes], str, int], list[Kind] | None]
 
 
 class Folder(NamedTuple, Generic[Kind]):
@@ -112,8 +115,13 @@ def read_run(folder: Path, *, whole: bool = True) -> Run | None:
     return Run(folder, found.manifest, tuple(found.lines.values()), found.intact_bytes, found.torn_bytes)
 
 
-def read_folder(folder: Path, parse: Callable[[bytes, str, int], Kind]) -> Folder[Kind] | None:
-    """What is in a run's folder, with every line as `parse` makes it of its text, place and offset."""
+def read_folder(
+    folder: Path, parse: Callable[[bytes, str, int], Kind], parse_many: ParseMany[Kind] | None = None
+) -> Folder[Kind] | None:
+    """What is in a run's folder, with every line as `parse` makes it of its text, place and offset.
+
+    `parse_many` makes the same of lines, the seal above them and their offset, if all is well with them; else None.
+    """
     path = folder / MANIFEST
     with reported("read", folder, "check its permissions"), _opened(folder / SAMPLES) as file:
         # Samples first: a manifest read later knows the segment of every sample read before it.
@@ -128,7 +136,7 @@ def read_folder(folder: Path, parse: Callable[[bytes, str, int], Kind]) -> Folde
         found: Folder[Kind] = Folder(manifest, {}, manifest.run_id, 0, 0)
         if file:
             with paused():
-                found = _read_lines(folder / SAMPLES, file, size, manifest, parse)
+                found = _read_lines(folder / SAMPLES, file, size, manifest, parse, parse_many)
     if manifest.totals is not None and not _are_totals(manifest, manifest.totals, found):
         raise RecordError(f"{path}: its totals are not those of {SAMPLES}; restore both, or begin anew with --restart")
     return found
@@ -178,35 +186,52 @@ def _opened(path: Path) -> Iterator[BinaryIO | None]:
 
 
 def _read_lines(
-    path: Path, file: BinaryIO, size: int, manifest: Manifest, parse: Callable[[bytes, str, int], Kind]
+    path: Path,
+    file: BinaryIO,
+    size: int,
+    manifest: Manifest,
+    parse: Callable[[bytes, str, int], Kind],
+    parse_many: ParseMany[Kind] | None,
 ) -> Folder[Kind]:
     """The lines in the first `size` bytes, of which a last one may be torn."""
     lines: dict[str, Kind] = {}
-    intact, seal, segments, known = 0, manifest.run_id, len(manifest.segments), str(path)
-    for number, text in enumerate(file, start=1):
-        if intact + len(text) > size or not text.endswith(b"\n"):
-            break  # a tail without its newline was never acknowledged
-        place = f"{known}, line {number}"
-        own = seal_of(text, seal)
-        try:
+    intact, seal, number, known = 0, manifest.run_id, 0, range(len(manifest.segments))
+    while batch := list(islice(file, _BATCH)):
+        many = parse_many(batch, seal, intact) if parse_many else None
+        if many is not None:
+            new = {line.doc_id: line for line in many}
+            end = intact + sum(map(len, batch))
+            is_new = len(new) == len(many) and lines.keys().isdisjoint(new)
+            if is_new and end <= size and all(line.segment in known for line in many):
+                lines |= new
+                intact, seal, number = end, seal_in(batch[-1]), number + len(batch)
+                continue
+        for text in batch:  # one after the other, to say what is wrong, and where
+            number += 1
+            end = intact + len(text)
+            if end > size or not text.endswith(b"\n"):
+                return Folder(manifest, lines, seal, intact, size - intact)  # that was never acknowledged
+            place = f"{path}, line {number}"
+            own = seal_of(text, seal)
+            try:
+                if own is None:
+                    parse_sample(text, place)  # which says more of what is wrong than that it was edited
+                line = parse(text, place, intact)
+            except BrokenJson:
+                if end == size:
+                    return Folder(manifest, lines, seal, intact, size - intact)  # a torn last line
+                raise
+            if line.segment not in known:
+                expected = f"one of {len(known)} in {MANIFEST}"
+                raise RecordError(f"{place}: field 'segment': got {line.segment}, expected {expected}")
             if own is None:
-                parse_sample(text, place)  # which says more of what is wrong than that it was edited
-            line = parse(text, place, intact)
-        except BrokenJson:
-            if intact + len(text) == size:
-                break  # a torn last line
-            raise
-        if not 0 <= line.segment < segments:
-            raise RecordError(f"{place}: field 'segment': got {line.segment}, expected one of {segments} in {MANIFEST}")
-        if own is None:
-            raise RecordError(
-                f"{place}: its seal does not fit, or a line before it was added, dropped or moved: {EDITED}"
-            )
-        earlier = lines.pop(line.doc_id, None)
-        refuse_second(earlier, line.doc_id, place)
-        lines[line.doc_id] = line
-        intact += len(text)
-        seal = own
+                raise RecordError(
+                    f"{place}: its seal does not fit, or a line before it was added, dropped or moved: {EDITED}"
+                )
+            if line.doc_id in lines:
+                refuse_second(lines.pop(line.doc_id), line.doc_id, place)
+            lines[line.doc_id] = line
+            intact, seal = end, own
     return Folder(manifest, lines, seal, intact, size - intact)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 
 from l2pd_bench.errors import RecordError
@@ -46,6 +46,15 @@ def seal_of(line: bytes, before: str) -> str | None:
     """The seal of a line (with its end), if the line is as it was written behind the seal `before`; else None."""
     seal = _digest(before.encode() + line[:_BODY])
     return seal if line.endswith(_KEY + seal.encode() + b'"}\n') else None
+
+
+def are_sealed(lines: Sequence[bytes], before: str) -> bool:
+    """Whether each line is as it was written behind the one above it, the first behind the seal `before`."""
+    above = [before.encode(), *(line[-SEAL_END:][:_LENGTH] for line in lines)]
+    return all(
+        line.endswith(_KEY + _digest(seal + line[:_BODY]).encode() + b'"}\n')
+        for seal, line in zip(above, lines, strict=False)  # the last seal has no line behind it
+    )
 
 
 def seal_in(line: bytes) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from operator import itemgetter
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
@@ -113,8 +114,8 @@ def samples_needed(only_first: int, only_second: int, pairs: int, margin: float,
 
 def ratio(pairs: Sequence[tuple[float, float]]) -> float | None:
     """The ratio of sums, first over second; None where the second is nothing."""
-    below = sum(second for _, second in pairs)
-    return sum(first for first, _ in pairs) / below if below else None
+    below = sum(map(itemgetter(1), pairs))
+    return sum(map(itemgetter(0), pairs)) / below if below else None
 
 
 def bootstrap_ratio(pairs: Sequence[tuple[float, float]]) -> Interval | None:

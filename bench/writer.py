@@ -22,7 +22,7 @@ from typing import Any, Self
 from l2pd_bench.durable import AppendFile, acquire_lock, make_folder, replace_file, reported, sync_folder
 from l2pd_bench.errors import RecordError
 from l2pd_bench.record_json import encode, parse_manifest, parse_sample
-from l2pd_bench.recorded import Recorded, entry_of, read_entry
+from l2pd_bench.recorded import Recorded, entry_of, read_entries, read_entry
 from l2pd_bench.records import MANIFEST, SAMPLES, Folder, read_folder, refuse_second, run_folder, totals
 from l2pd_bench.schema import Alone, Ending, Entry, Manifest, Sample, Segment, Warmup, utc_now
 from l2pd_bench.seal import seal_manifest, seal_sample
@@ -53,7 +53,7 @@ def open_run(root: Path, manifest: Manifest, *, restart: bool = False) -> RunWri
                 sync_folder(folder.parent)
                 old_lock, lock = lock, acquire_lock(folder)
                 os.close(old_lock)
-            held = read_folder(folder, read_entry)
+            held = read_folder(folder, read_entry, read_entries)
             if held is None:
                 _save(folder, manifest)
                 held = Folder(manifest, {}, manifest.run_id, 0, 0)

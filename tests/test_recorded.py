@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from record_factory import WARMUP, load_run, manifest, record, sample, stored
@@ -12,6 +13,7 @@ from record_factory import WARMUP, load_run, manifest, record, sample, stored
 from l2pd_bench import recorded
 from l2pd_bench.errors import RecordError
 from l2pd_bench.records import load_runs, read_folder
+from l2pd_bench.seal import seal_sample
 from l2pd_bench.writer import open_run
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -112,3 +114,51 @@ class TestHeld:
             with open_run(tmp_path, manifest()) as writer:
                 assert writer.done == {"mini-math/000"}
                 assert writer.samples["mini-math/000"].seal == seal
+
+    @pytest.mark.parametrize("batch", [1, 2, 5, 100])
+    def test_many_at_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
+        """Lines taken many at once make what they make one by one, wherever a batch ends, a second try included."""
+        odd = [sample(i, doc_id=f"{i} {self.ODD}") for i in range(6)]
+        tried = [sample(1, status="error", error="e"), *odd, sample(1)]
+        run = record(tmp_path, manifest(), tried, finished=False)
+        monkeypatch.setattr("l2pd_bench.records._BATCH", batch)
+        one_by_one = read_folder(run.folder, recorded.read_entry)
+        assert one_by_one == read_folder(run.folder, recorded.read_entry, recorded.read_entries)
+        assert one_by_one is not None and len(one_by_one.lines) == 7
+
+    @pytest.mark.parametrize("line", range(4))
+    @pytest.mark.parametrize("what", ["edited", "end edited", "second", "segment", "torn"])
+    def test_many_with_one_wrong(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: int, what: str) -> None:
+        """One wrong line among many is refused, or cut off if it is torn, as when each is read alone."""
+        doc_ids, segments = [f"i/{i}" for i in range(4)], [0] * 4
+        if what == "second":
+            doc_ids[line] = "i/0" if line else "i/1"
+        if what == "segment":
+            segments[line] = 1
+        head, seal, lines = manifest(), manifest().run_id, []
+        for i in range(4):
+            text, seal = seal_sample(sample(i, segments[i], doc_id=doc_ids[i]), seal)
+            lines.append(text)
+        if what == "edited":
+            lines[line] = lines[line].replace(b'"net": 2', b'"net": 9')
+        if what == "end edited":
+            lines[line] = lines[line].replace(b', "seal"', b', "Seal"')
+        if what == "torn":
+            lines[line:] = [lines[line][:-1]]
+        folder = record(tmp_path, head, [sample(0)], finished=False).folder
+        (folder / "samples.jsonl").write_bytes(b"".join(lines))
+        monkeypatch.setattr("l2pd_bench.records._BATCH", 2)
+
+        def told(*parse: Any) -> object:
+            try:
+                return read_folder(folder, *parse)
+            except RecordError as refused:
+                return str(refused)
+
+        found = told(recorded.read_entry)
+        assert found == told(recorded.read_entry, recorded.read_entries)
+        if what != "torn":
+            at = 2 if (what, line) == ("second", 0) else line + 1  # the second of two is the one that is refused
+            assert f"samples.jsonl, line {at}: " in str(found)
+        else:
+            assert len(found.lines) == line  # type: ignore[attr-defined]
