@@ -57,8 +57,8 @@ def read_entry(line: bytes, place: str, begin: int) -> Entry:
 def read_entries(lines: Sequence[bytes], before: str, begin: int) -> list[Entry] | None:
     """What `read_entry` makes of each, the first of which begins there behind the seal `before`.
 
-    None where a seal does not fit, or a line is to be taken apart. Many at once take a third
-    of the time less, as most of it goes into calls.
+    None where a seal does not fit, or a line is to be taken apart. Many at once are
+    faster, as most of the time goes into calls.
     """
     heads = [_HEAD.match(line) for line in lines]
     tails = [_TAIL.match(line, line.rfind(_MIDDLE)) for line in lines]
