@@ -80,7 +80,7 @@ def measure_engine(rounds: int, setup: Setup) -> list[Figure]:
     rates: list[Rates] = []
     for turn in range(rounds + 1):
         at = turn % len(cases)
-        for case in cases[at:] + cases[:at]:
+        for case in cases[at:] + cases[:at] if turn else cases[::-1]:  # what grows has its size after the warm-up
             seen[case].append(Turn(run(one, *case), sum(r.replay() for r in recorded[case]), run(two, *case)))
         rates.append(measure_rates(host))
     seen = {case: turns[1:] for case, turns in seen.items()}  # the first turn was the warm-up

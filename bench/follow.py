@@ -7,6 +7,7 @@ the traces is the runner's affair.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -53,8 +54,8 @@ def _follow(job: Job, cell: Cell, items: Sequence[Item], plan: Plan, slots: int,
     )
     if watch is None:
         doing = f"{cell.asked.strategy.name} on {cell.asked.task.name}, {items[0].doc_id}, traced"
-        with at_most(plan.timeout, doing):
-            return trace_batch(job.host, cell.asked.strategy, cell.asked.settings, batch)
+        decode_it = partial(trace_batch, job.host, cell.asked.strategy, cell.asked.settings, batch)
+        return at_most(plan.timeout, doing, decode_it)
     title = f"{cell.writer.manifest.strategy.spec}  {items[0].doc_id}"
     with watch.showing(title, cell.asked.settings.gen_length, job.host) as on_step:
         return trace_batch(job.host, cell.asked.strategy, cell.asked.settings, batch, on_step)

@@ -9,6 +9,8 @@ import gc
 
 import torch
 
+from l2pd_bench.hosts.graphs import forget_all
+
 # What torch's allocators of devices that have no error class of their own, and libraries below them, say.
 _WORDS = ("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
 
@@ -22,6 +24,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def free(device: torch.device) -> None:
     """Give back what a failed decode has left; its exception, which holds tensors, must be gone."""
+    forget_all()
     gc.collect()
     if device.type != "cpu":
         torch.get_device_module(device).empty_cache()

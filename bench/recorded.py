@@ -36,22 +36,8 @@ _TAIL = re.compile(b"".join(_COUNTED).replace(b"I", b"-?[0-9]+").replace(b"N", b
 
 def read_entry(line: bytes, place: str, begin: int) -> Entry:
     """The entry of a line whose seal fits; one that is not written as this program writes it is taken apart."""
-    head, tail = _HEAD.match(line), _TAIL.match(line, line.rfind(_MIDDLE))
-    if head is None or tail is None:
-        return entry_of(parse_sample(line, place), begin, len(line))
-    doc_id, status = head.groups()
-    correct, net, full, window, decode_s, segment = tail.groups()
-    return Entry(
-        json.loads(b'"%b"' % doc_id) if b"\\" in doc_id else doc_id.decode(),
-        _STATUSES[status],
-        int(segment),
-        correct == b"true",
-        int(net),
-        int(full) + int(window),
-        float(decode_s),
-        begin,
-        begin + len(line),
-    )
+    found = _entries([line], begin)
+    return entry_of(parse_sample(line, place), begin, len(line)) if found is None else found[0]
 
 
 def read_entries(lines: Sequence[bytes], before: str, begin: int) -> list[Entry] | None:
@@ -60,10 +46,15 @@ def read_entries(lines: Sequence[bytes], before: str, begin: int) -> list[Entry]
     None where a seal does not fit, or a line is to be taken apart. Many at once are
     faster, as most of the time goes into calls.
     """
+    return _entries(lines, begin) if are_sealed(lines, before) else None
+
+
+def _entries(lines: Sequence[bytes], begin: int) -> list[Entry] | None:
+    """The entries of lines as this program writes them; None if one is not."""
     heads = [_HEAD.match(line) for line in lines]
     tails = [_TAIL.match(line, line.rfind(_MIDDLE)) for line in lines]
     told = [(*head.groups(), *tail.groups()) for head, tail in zip(heads, tails, strict=True) if head and tail]
-    if len(told) < len(lines) or not are_sealed(lines, before):
+    if len(told) < len(lines):
         return None
     doc_ids, statuses, correct, net, full, window, decode_s, segments = zip(*told, strict=True)
     at = list(accumulate(map(len, lines), initial=begin))

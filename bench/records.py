@@ -115,6 +115,14 @@ def read_run(folder: Path, *, whole: bool = True) -> Run | None:
     return Run(folder, found.manifest, tuple(found.lines.values()), found.intact_bytes, found.torn_bytes)
 
 
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest in a run's folder, without a look at its samples; None where no run has begun."""
+    path = folder / MANIFEST
+    with reported("read", folder, "check its permissions"):
+        text = path.read_bytes() if path.exists() else b""
+    return parse_manifest(text, str(path)) if text else None
+
+
 def read_folder(
     folder: Path, parse: Callable[[bytes, str, int], Kind], parse_many: ParseMany[Kind] | None = None
 ) -> Folder[Kind] | None:

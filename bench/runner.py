@@ -25,8 +25,9 @@ from l2pd_bench.job import Agenda, Job, prepare_job, told
 from l2pd_bench.measure import git_state
 from l2pd_bench.plan import Plan
 from l2pd_bench.protocol import HostFacts
+from l2pd_bench.records import read_manifest, run_folder
 from l2pd_bench.registry import task_spec
-from l2pd_bench.rows import rows_of
+from l2pd_bench.rows import Row, rows_of
 from l2pd_bench.schema import Git, Manifest
 from l2pd_bench.stopping import Stop, stoppable
 from l2pd_bench.tasks.base import Item, Task
@@ -78,46 +79,54 @@ def run_agenda(
         stack.callback(executor.close)
         cells: dict[str, list[Cell]] = {task.name: [] for task in agenda.tasks}
         git = Git(**git_state())
-        for row in rows_of(plan, agenda):
-            task = row.asked.task
-            manifest = Manifest(
-                run_id=row.run_id,
-                command=command,
-                protocol=asdict(row.protocol),
-                protocol_hash=row.protocol.hash,
-                task_spec=task_spec(task),
-                model_spec=plan.model,
-                strategy=told(row.asked.strategy, row.spec),
-                environment=agenda.machine,
-                git=git,
-                planned=len(agenda.items[task.name]),
-                notes=_notes(agenda.facts, task),
-            )
+        rows = [(row, _manifest(plan, agenda, row, command, git)) for row in rows_of(plan, agenda)]
+        if not restart:
+            for _, manifest in rows:  # all of them before anything is written
+                _refuse_other_threads(plan, manifest)
+        for row, manifest in rows:
             writer = stack.enter_context(open_run(plan.output, manifest, restart=restart))
             for notice in filter(None, (writer.recovered, writer.set_aside and f"set aside: {writer.set_aside}")):
                 console.print(f"note: {notice}", style="yellow", markup=False)
             traces = stack.enter_context(TraceFile(writer.folder)) if plan.trace else None
-            cell = Cell(row.asked, writer, traces)
-            _refuse_other_threads(cell, agenda, plan)
-            cells[task.name].append(cell)
+            cells[row.asked.task.name].append(Cell(row.asked, writer, traces))
         for group in cells.values():
             find_references(group)
         return _run_cells(plan, agenda, cells, executor, console, command, job)
 
 
-def _refuse_other_threads(cell: Cell, agenda: Agenda, plan: Plan) -> None:
-    """Raise UsageError where what is left would be timed with another number of threads than what is there.
+def _manifest(plan: Plan, agenda: Agenda, row: Row, command: str, git: Git) -> Manifest:
+    task = row.asked.task
+    return Manifest(
+        run_id=row.run_id,
+        command=command,
+        protocol=asdict(row.protocol),
+        protocol_hash=row.protocol.hash,
+        task_spec=task_spec(task),
+        model_spec=plan.model,
+        strategy=told(row.asked.strategy, row.spec),
+        environment=agenda.machine,
+        git=git,
+        planned=len(agenda.items[task.name]),
+        notes=_notes(agenda.facts, task),
+    )
 
-    An accelerator's seconds do not depend on it.
+
+def _refuse_other_threads(plan: Plan, manifest: Manifest) -> None:
+    """Raise UsageError where a run would be continued with another number of threads than it began with.
+
+    An accelerator's seconds do not depend on it, and a finished run of as many items has none left to time.
     """
-    items, manifest = agenda.items[cell.asked.task.name], cell.writer.manifest
-    began, here = manifest.environment.get("torch_threads"), agenda.machine["torch_threads"]
-    if began == here or manifest.protocol["device"] != "cpu" or len(cell.done(items)) == len(items):
+    folder = run_folder(plan.output, manifest)
+    known = read_manifest(folder)
+    if known is None or (known.status, known.planned) == ("finished", manifest.planned):
+        return
+    began, here = known.environment.get("torch_threads"), manifest.environment["torch_threads"]
+    if began == here or manifest.protocol["device"] != "cpu":
         return
     local = "use --executor local and " if plan.executor == "ray" else ""
     raise UsageError(
-        f"{cell.writer.folder}: got {here} torch threads, expected {began}, as when this run began: its seconds would "
-        f"be of unlike clocks; {local}set OMP_NUM_THREADS={began}, begin anew with --restart (the old records are "
+        f"{folder}: got {here} torch threads, expected {began}, as when this run began: its seconds would be of "
+        f"unlike clocks; {local}set OMP_NUM_THREADS={began}, begin anew with --restart (the old records are "
         "renamed aside), or record elsewhere with --output"
     )
 

@@ -44,8 +44,7 @@ def seal_sample(sample: Sample, before: str) -> tuple[bytes, str]:
 
 def seal_of(line: bytes, before: str) -> str | None:
     """The seal of a line (with its end), if the line is as it was written behind the seal `before`; else None."""
-    seal = _digest(before.encode() + line[:_BODY])
-    return seal if line.endswith(_KEY + seal.encode() + b'"}\n') else None
+    return seal_in(line) if are_sealed([line], before) else None
 
 
 def are_sealed(lines: Sequence[bytes], before: str) -> bool:

@@ -14,8 +14,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import TypeVar
 
 from l2pd_bench.errors import UsageError
+
+Result = TypeVar("Result")
 
 GRACE_S = 10.0  # after its time is up, for Python code to be reached; then it is said that it is not
 SAYING_S = 5.0  # how long to wait at the end for a message to get out
@@ -77,17 +80,15 @@ def check_limit(seconds: float | None) -> None:
         raise UsageError("timeout: got a run outside of the main thread, which no signal reaches; leave timeout out")
 
 
-@contextmanager
-def at_most(seconds: float | None, doing: str) -> Iterator[None]:
-    """Raise Overtime within it after that many seconds (None: never), in the main thread.
+def at_most(seconds: float | None, doing: str, call: Callable[[], Result]) -> Result:
+    """What `call` returns; raises Overtime out of it after that many seconds (None: never), in the main thread.
 
     Only Python code can be left so. A call that does not come back (a kernel that hangs, a
     device that is gone) goes on, and that is said, with the line that called; but not of
     one that does not let go of Python's lock.
     """
     if seconds is None:
-        yield
-        return
+        return call()
     is_on = True
 
     def ring(_number: int, _frame: FrameType | None) -> None:
@@ -98,9 +99,9 @@ def at_most(seconds: float | None, doing: str) -> Iterator[None]:
     watch.daemon = True
     watch.start()
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN_S)
-    try:
-        yield
+    try:  # all in this frame: in a context manager's own calls it could ring where nothing would end it
+        signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN_S)
+        return call()
     finally:
         is_on = False
         signal.setitimer(signal.ITIMER_REAL, 0)

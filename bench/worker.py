@@ -151,18 +151,19 @@ class Worker:
             if self._stopping:
                 raise _NotBegun
             rows = slice(which.start, which.stop)
-            shown = known and known[rows]
-            with at_most(self._timeout, f"{asked.strategy.name} on {asked.task.name}, {batch[which.start].doc_id}"):
-                return decode(
-                    self.job.host,
-                    asked.strategy,
-                    ids[rows],
-                    seeds[rows],
-                    asked.settings,
-                    shown,
-                    slots=slots,
-                    goes_on=lambda: not self._stopping,
-                )
+            doing = f"{asked.strategy.name} on {asked.task.name}, {batch[which.start].doc_id}"
+            call = partial(
+                decode,
+                self.job.host,
+                asked.strategy,
+                ids[rows],
+                seeds[rows],
+                asked.settings,
+                known and known[rows],
+                slots=slots,
+                goes_on=lambda: not self._stopping,
+            )
+            return at_most(self._timeout, doing, call)
 
         return decode_rows
 
@@ -228,7 +229,7 @@ def _place(error: BaseException, asked: Assignment) -> str:
 def _own_place(error: BaseException, asked: Assignment) -> str | None:
     """That line, if the error passed through such a file; also one of a strategy that it is derived from."""
     kinds = [*takewhile(lambda kind: kind is not Strategy, type(asked.strategy).__mro__), type(asked.task)]
-    own = {inspect.getsourcefile(kind) for kind in kinds}
+    own = {inspect.getsourcefile(kind) for kind in kinds if kind.__module__ != "builtins"}
     frames = traceback.extract_tb(error.__traceback__)
     return next((_line(frame) for frame in reversed(frames) if frame.filename in own), None)
 

@@ -89,14 +89,22 @@ class TestTimeout:
         assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0) and signal.getsignal(signal.SIGALRM) is before
         assert not [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
 
+    def test_hardly_any_time(self) -> None:
+        """Also where the time is up before the call is made, nothing is left that would ring later."""
+        before = signal.getsignal(signal.SIGALRM)
+        for _ in range(30):
+            with pytest.raises(Overtime):
+                at_most(1e-6, "mine on task", lambda: time.sleep(5))
+            assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0) and signal.getsignal(signal.SIGALRM) is before
+
     def test_what_cannot_be_interrupted(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """A call that is not Python is waited for, but it is said which line made it, and what to do."""
         monkeypatch.setattr(stopping, "GRACE_S", 0.2)
         began = time.monotonic()
-        with pytest.raises(Overtime), at_most(0.1, "mine on task"):
-            hashlib.pbkdf2_hmac("sha256", b"", b"", 1_500_000)
+        with pytest.raises(Overtime):
+            at_most(0.1, "mine on task", lambda: hashlib.pbkdf2_hmac("sha256", b"", b"", 1_500_000))
         assert time.monotonic() - began > 0.3
         said = capsys.readouterr().err
         assert said.startswith("mine on task: for 0.3 s without an end") and "test_faults_plugins.py, line " in said

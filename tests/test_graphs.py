@@ -18,6 +18,7 @@ from l2pd_bench.errors import UsageError
 from l2pd_bench.hosts.attention import Attention
 from l2pd_bench.hosts.graphs import BUCKET, Graphs
 from l2pd_bench.hosts.pretrained import PretrainedHost
+from l2pd_bench.memory import free
 from l2pd_bench.registry import load_host, load_strategy
 
 GEN, BLOCK = 48, 16
@@ -105,9 +106,9 @@ def test_one_graph_serves_all_blocks_of_all_samples(folder: Path) -> None:
 
 def test_what_is_not_a_block_alone_is_computed(folder: Path) -> None:
     """Nothing is recorded where whole canvases or suffixes are fed."""
-    for cache in ("none", "prefix"):
+    for cache, expected in (("none", 0), ("prefix", 1)):  # prefix: the last block has nothing right of it
         _, _, recorder = both(folder, "fixed-step:k=4", PROMPTS[:1], DecodeSettings(BLOCK * 2, BLOCK, cache), 1)
-        assert recorder.recorded <= 1  # prefix: the last block has nothing right of it
+        assert recorder.recorded == expected
 
 
 def test_any_order_of_forwards(folder: Path) -> None:
@@ -117,7 +118,7 @@ def test_any_order_of_forwards(folder: Path) -> None:
     replaying, found = host_of(folder), []
     give(replaying, Graphs(replaying.model, Recorder()))
     for host in (replaying, host_of(folder)):
-        session, seen = host.open(padding, 32, cached=True), []
+        session, seen, memory = host.open(padding, 32, cached=True), [], set()
         for start, lengths in steps:
             block = [slice(start, start + 8)] * 2
             with torch.inference_mode():
@@ -125,10 +126,12 @@ def test_any_order_of_forwards(folder: Path) -> None:
                 for shift in (0, 1):  # other tokens at the same place
                     fed = ids[:, start + shift : start + shift + 8]
                     seen.append(session.forward(fed, [start] * 2, block, rows=[0, 1], lengths=lengths))
+                    memory.add(session.room.store.data_ptr())  # a graph is bound to it
                     if start == 8:
                         own = {"rows": [1], "lengths": lengths[1:], "slot": 1}
                         seen.append(session.forward(fed[1:], [start], block[1:], **own))
-        found.append([*seen, *(logits.clone() for logits in seen)])
+        found.append(seen)
+        assert len(memory) == 1
 
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*found, strict=True))
 
@@ -145,19 +148,51 @@ def test_a_room_is_one_sessions_and_begins_empty(folder: Path) -> None:
 
     assert again is room and again.store is not None and made.lend(3, 40) is not room
     assert not again.store.any() and again.left_of == [None, None]
+    assert made.lend(1, 200).slots == 3  # it only grows, or a decode alone would cost a batch its graphs
+    free(host.device)
+    assert made.lend(1, 8).slots == 1
+
+
+def test_one_session_at_a_time(folder: Path) -> None:
+    """A session whose room another one has is an error, not wrong logits."""
+    host, ids = host_of(folder), torch.full((1, 16), 7)
+    give(host, Graphs(host.model, Recorder()))
+    first, second = (host.open([0], 16, cached=True) for _ in range(2))
+    told: dict[str, Any] = {"rows": [0], "lengths": [16]}
+    with torch.inference_mode():
+        second.forward(ids, [0], [slice(8, 16)], **told)
+        with pytest.raises(RuntimeError, match="one at a time"):
+            first.forward(ids, [0], [slice(8, 16)], **told)
+
+
+def test_a_decode_alone_costs_a_batch_no_graph(folder: Path) -> None:
+    """As after a warm-up, which ends with samples alone: what was recorded before is still there."""
+    host, recorder, rule = host_of(folder), Recorder(), load_strategy("fixed-step:k=4")[0]
+    give(host, Graphs(host.model, recorder))
+    recorded = []
+    for count in (3, 1, 3, 1):
+        decode(host, rule, PROMPTS[:1] * count, range(count), DecodeSettings(BLOCK, BLOCK, "dual"))
+        recorded.append(recorder.recorded)
+    assert recorded == [1, 2, 2, 2]
 
 
 def test_a_replay_that_differs_is_an_error(folder: Path) -> None:
     """Before a token is picked from it, the first replay is compared with the forward it was recorded from."""
+    for change in (0.1, None):  # other logits; none at all
 
-    def wrong(step: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
-        made = step()
-        return made, lambda: made.select(-1, 0).add_(0.1)  # type: ignore[func-returns-value, return-value]
+        def wrong(step: Callable[[], Tensor], change: float | None = change) -> tuple[Tensor, Callable[[], None]]:
+            made = step()
 
-    host = host_of(folder)
-    give(host, Graphs(host.model, wrong))
-    with pytest.raises(UsageError, match=r"got 'sdpa-graphs', whose replay gives other logits .* use --attn sdpa"):
-        decode(host, load_strategy("fixed-step")[0], PROMPTS[:1], [0], DecodeSettings(BLOCK, BLOCK, "dual"))
+            def replay() -> None:
+                if change is not None:
+                    made.copy_(step()).select(-1, 0).add_(change)
+
+            return made, replay
+
+        host = host_of(folder)
+        give(host, Graphs(host.model, wrong))
+        with pytest.raises(UsageError, match=r"got 'sdpa-graphs', whose replay gives other logits .* use --attn sdpa"):
+            decode(host, load_strategy("fixed-step")[0], PROMPTS[:1], [0], DecodeSettings(BLOCK, BLOCK, "dual"))
 
 
 def test_graphs_need_cuda(folder: Path) -> None:

@@ -54,6 +54,14 @@ def test_refused(begun: Path) -> None:
     assert run.manifest.environment["torch_threads"] == 2
 
 
+def test_nothing_is_begun_beside_what_is_refused(begun: Path) -> None:
+    """Another row of the same command leaves no folder of the wrong number of threads behind."""
+    before = content(begun)
+    with pytest.raises(UsageError, match="set OMP_NUM_THREADS=1"):
+        runner.execute(plan(begun, limit=3, strategy=["threshold", "fixed-step"]), command="")
+    assert content(begun) == before
+
+
 def test_nothing_left(begun: Path) -> None:
     """Where nothing would be timed there is nothing to refuse."""
     assert runner.execute(plan(begun), command="").exit_code == 0

@@ -68,6 +68,7 @@ class TransformerSession(_Rows):
         room = Room(model, slots, length) if self.graphs is None else self.graphs.lend(slots, length)
         super().__init__(model, padding, length, room)
         self.attention = attention
+        self.lent = self.graphs.lent if self.graphs else 0
 
     def forward(
         self,
@@ -80,6 +81,8 @@ class TransformerSession(_Rows):
         slot: int = 0,
     ) -> Tensor:
         """See `Session.forward`; the head sees the blocks' rows only."""
+        if self.graphs is not None and self.graphs.lent != self.lent:
+            raise RuntimeError("another session was opened on the same model and has this one's room: one at a time")
         padding, size = [self.padding[i] for i in rows], size_of(blocks)
         is_block = ids.shape[1] == size and all(b.start == at for b, at in zip(blocks, starts, strict=True))
         if self.graphs is not None and is_block and slot == 0:
