@@ -134,12 +134,11 @@ def read_folder(
     with reported("read", folder, "check its permissions"), _opened(folder / SAMPLES) as file:
         # Samples first: a manifest read later knows the segment of every sample read before it.
         size = os.fstat(file.fileno()).st_size if file else 0
-        text = path.read_bytes() if path.exists() else b""
-        if not text and not size:
+        manifest = read_manifest(folder)
+        if manifest is None and not size:
             return None
-        if not text:
+        if manifest is None:
             raise RecordError(f"{path}: missing or empty beside {SAMPLES}; restore it, or begin anew with --restart")
-        manifest = parse_manifest(text, str(path))
         _check_identity(manifest, str(path))
         found: Folder[Kind] = Folder(manifest, {}, manifest.run_id, 0, 0)
         if file:
